@@ -1,0 +1,162 @@
+"""What the work needs of the outside: small Protocols that adapters (and tests) satisfy.
+
+Layer: core. Every method says how long it may take: a port never makes its caller wait for a
+guest, a daemon or a disk without limit. Times are CLOCK_MONOTONIC in ns.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from hostagent.core.journal import Entry, GuestOutcome, Row
+from hostagent.core.model import Facts, Guest
+from hostagent.core.plan import Plan, PlannedGuest
+
+
+class Journal(Protocol):
+    """One run's journal on disk."""
+
+    def append(self, row: Row) -> Entry:
+        """Stamp the row and queue it for the disk. Memory only: never waits."""
+
+    def sync(self) -> None:
+        """Wait until all that was appended is on the disk. May hang as long as the disk does;
+        call it from a thread that can be left behind. Raises OSError."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClockReading:
+    """One reading of a guest's clock through its agent.
+
+    `behind_ns` is the host's monotonic clock minus the guest's time: only differences of two
+    readings mean anything. `offset_ns` is guest minus host wall clock. The truth lies within
+    `uncertainty_ns` (half the round trip) of both. `reason` says why there is no reading.
+    """
+
+    offset_ns: int | None = None
+    behind_ns: int | None = None
+    uncertainty_ns: int | None = None
+    reason: str = ""
+
+
+class Guests(Protocol):
+    """Guests as libvirt knows them."""
+
+    def facts(self) -> Facts:
+        """The host and all its guests. Takes at most a few seconds. Raises
+        LibvirtUnreachableError, RefusedError."""
+
+    def look(self, uuids: Sequence[str], limit_ns: int) -> Mapping[str, Guest]:
+        """These guests as they are now; one that is not there any more is absent. Raises
+        LibvirtUnreachableError after the limit."""
+
+
+class Pauser(Protocol):
+    """Stops and resumes guests, all at once, each by itself."""
+
+    def warm(self, guests: Sequence[PlannedGuest], limit_ns: int) -> None:
+        """Open the connections, look the guests up and listen to their events, before any pause.
+        Raises LibvirtUnreachableError."""
+
+    def pause(
+        self,
+        guests: Sequence[PlannedGuest],
+        limit_ns: int,
+        on_returned: Callable[[str], None],
+    ) -> Mapping[str, GuestOutcome]:
+        """Suspend all in parallel; a guest's result is one of
+
+        paused      stands still because of us
+        not-ours    its owner stopped it first, or it is another process now
+        failed      libvirt refused; it runs
+        unsettled   no answer within the limit: it may still stop later
+
+        `on_returned(uuid)` is called as soon as nothing is outstanding for a guest. Figures:
+        called_ns, returned_ns (bounds of the call), stopped_ns (QEMU's STOP event on the
+        monotonic clock)."""
+
+    def resume(
+        self,
+        guests: Sequence[PlannedGuest],
+        limit_ns: int,
+        on_back: Callable[[str], None],
+    ) -> Mapping[str, GuestOutcome]:
+        """Resume all, each by itself; a guest's result is one of
+
+        resumed     runs again, read back
+        running     ran already: its owner or the guardian was first
+        gone        shut off, crashed, or another process now
+        not-ours    paused, but for another reason than ours
+        hung        its own QEMU does not answer; the others are not held up
+        failed      could not be resumed, with the reason
+
+        Figures: called_ns, returned_ns, resumed_ns (QEMU's RESUME event), way (libvirt or qmp)."""
+
+    def look(self, guests: Sequence[PlannedGuest], limit_ns: int) -> Mapping[str, GuestOutcome]:
+        """After a crash: `paused` (by user, same process), `running`, `gone` or `not-ours`."""
+
+
+class Agent(Protocol):
+    """The QEMU guest agents."""
+
+    def read_clocks(
+        self, guests: Sequence[PlannedGuest], limit_ns: int
+    ) -> Mapping[str, ClockReading]:
+        """Read each guest's clock, few at once; one that hangs delays no other beyond its own
+        limit."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CommandId:
+    """A process of ours that outlives us: pid and start time (proc(5) field 22)."""
+
+    pid: int
+    start_ticks: int
+
+
+class Command(Protocol):
+    """The update's command: started behind a gate, so that its start is not in the pause."""
+
+    def launch(self, name: str, argv: Sequence[str]) -> CommandId:
+        """Start a waiting process for this command, in a session of its own. Raises RefusedError
+        when it can't be started."""
+
+    def release(self, name: str) -> None:
+        """Open the gate: the command's first instruction runs now. Never waits."""
+
+    def wait(self, name: str) -> int:
+        """Wait for the command's exit, however long that takes; its status, negative for a signal
+        (as subprocess). Raises OSError where it could not be executed."""
+
+    def cancel(self, name: str) -> None:
+        """End a command that still waits behind its gate, without running it."""
+
+    def signal(self, command: CommandId, number: int) -> bool:
+        """Signal the command's whole session, if this process is still that one."""
+
+    def alive(self, command: CommandId) -> bool:
+        """Whether this very process still lives."""
+
+
+class Watch(Protocol):
+    """The guardian, as seen by the run."""
+
+    def arm(self, guests: Sequence[PlannedGuest], plan: Plan, budget_ns: int, limit_ns: int) -> int:
+        """Start a guardian and wait until it is ready; the deadline (monotonic ns) at which it
+        resumes. Raises RefusedError when it is not ready within the limit."""
+
+    def settled(self, uuid: str) -> None:
+        """No suspend is outstanding for this guest any more. Never waits."""
+
+    def let_go(self, uuid: str) -> None:
+        """This guest runs, or is not ours. Never waits."""
+
+    def disarm(self, keep: Sequence[str], limit_ns: int) -> bool:
+        """End the guardian, or leave it with the guests in `keep` alone; whether it confirmed."""
+
+
+class Clock(Protocol):
+    """Time, as the runner knows it."""
+
+    def __call__(self) -> int:
+        """CLOCK_MONOTONIC in ns."""
