@@ -28,6 +28,8 @@ class Verb(StrEnum):
     APPLY = "apply"
     RESUME = "resume"
     DISARM = "disarm"
+    CENSUS = "census"
+    CANCEL = "cancel"
     SIGNAL = "signal"
     VERIFY = "verify"
     ROLLBACK = "rollback"

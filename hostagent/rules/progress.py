@@ -1,0 +1,149 @@
+"""What a folded journal means for an in-place run: where each guest and each command stands.
+
+Layer: rules. A read-only view of core.journal.State in this run's own words; it decides nothing.
+
+A run that was taken over after a crash begins each way back anew: the keys of those steps carry
+how often it crashed, so that a resume that died with its process is not taken for one that was
+done. What the guardian did is heard ("guardian-back") and counts like an outcome of our own.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from hostagent.core.journal import Closed, GuestOutcome, HeardAt, State
+from hostagent.core.plan import PlannedGuest, Verb
+from hostagent.rules.request import Terms, terms_of
+
+MAY_STAND_STILL = frozenset({"paused", "unsettled", "hung"})
+"""Results of a pause after which the guest is paused by us, or still may be."""
+
+BROUGHT_BACK = frozenset({"resumed", "running", "gone", "not-ours"})
+"""Results of a resume after which nothing of ours holds the guest."""
+
+COMMANDS = (Verb.PREPARE, Verb.APPLY, Verb.VERIFY, Verb.ROLLBACK)
+"""Steps that run a command of the user's; each is known by its own verb."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """The view. Not slotted: its properties are cached, as next() asks them often."""
+
+    state: State
+
+    @cached_property
+    def terms(self) -> Terms:
+        """The terms of the run."""
+        return terms_of(self.state.plan)
+
+    @cached_property
+    def crashes(self) -> int:
+        """How often the run was taken over from a process that died."""
+        return sum(heard.what == "crashed" for heard in self.state.heard)
+
+    @cached_property
+    def signals(self) -> tuple[HeardAt, ...]:
+        """Signals that asked the run to stop, in order."""
+        return tuple(heard for heard in self.state.heard if heard.what == "signal")
+
+    @cached_property
+    def guardians_died(self) -> int:
+        """How many guardians died while armed."""
+        return sum(heard.what == "guardian-died" for heard in self.state.heard)
+
+    @cached_property
+    def guests(self) -> tuple[PlannedGuest, ...]:
+        """The guests to pause: chosen, and still there (and free) after their jobs ended."""
+        waited = self._guests_of(Verb.AWAIT_JOBS)
+        return tuple(
+            guest
+            for guest in self.state.plan.chosen
+            if guest.uuid not in waited or waited[guest.uuid].result == "free"
+        )
+
+    def key(self, verb: Verb) -> str:
+        """The key of a way-back step for the present holder of the run."""
+        return f"{verb}@{self.crashes}" if self.crashes else str(verb)
+
+    @property
+    def key_settle(self) -> str:
+        """The key of the second resume: of guests whose own QEMU hung at the first."""
+        return f"settle@{self.crashes}" if self.crashes else "settle"
+
+    def closed(self, key: str) -> Closed | None:
+        """A finished step."""
+        return self.state.done.get(key)
+
+    def exit_code(self, verb: Verb) -> int | None:
+        """How a command ended; None while it runs, and where nobody could know."""
+        closed = self.closed(verb)
+        code = closed.outcome.figures.get("exit_code") if closed is not None else None
+        return code if isinstance(code, int) else None
+
+    def paused(self, uuid: str) -> GuestOutcome | None:
+        """How the pause of this guest went."""
+        return self._guests_of(Verb.PAUSE).get(uuid)
+
+    def back(self, uuid: str) -> GuestOutcome | None:
+        """The last word on the resume of this guest, ours or the guardian's."""
+        last: GuestOutcome | None = None
+        for outcome in self._backs(uuid):
+            if last is None or last.result not in BROUGHT_BACK:
+                last = outcome
+        return last
+
+    @cached_property
+    def to_resume(self) -> tuple[str, ...]:
+        """Guests that are paused by us or may be, and are not known to be back."""
+        return tuple(guest.uuid for guest in self.guests if self._may_stand_still(guest.uuid))
+
+    @cached_property
+    def hung(self) -> tuple[str, ...]:
+        """Of those, the ones whose own QEMU did not answer when we resumed them."""
+        return tuple(
+            uuid
+            for uuid in self.to_resume
+            if (back := self.back(uuid)) is not None and back.result == "hung"
+        )
+
+    @cached_property
+    def deadline_ns(self) -> int | None:
+        """When the budget ends and the guardian resumes by itself; None before it was armed."""
+        closed = self.closed(Verb.ARM)
+        value = closed.outcome.figures.get("deadline_ns") if closed is not None else None
+        return value if isinstance(value, int) else None
+
+    @cached_property
+    def command_deadline_ns(self) -> int | None:
+        """When the command must be done, so that guests are back within the budget."""
+        if self.deadline_ns is None:
+            return None
+        return self.deadline_ns - self.terms.reserve_ns
+
+    def _may_stand_still(self, uuid: str) -> bool:
+        if not self.state.begun(Verb.PAUSE):
+            return False
+        back = self.back(uuid)
+        if back is not None and back.result in BROUGHT_BACK:
+            return False
+        if Verb.PAUSE in self.state.open:
+            return True
+        outcome = self.paused(uuid)
+        return outcome is not None and outcome.result in MAY_STAND_STILL
+
+    def _guests_of(self, key: str) -> dict[str, GuestOutcome]:
+        closed = self.closed(key)
+        return dict(closed.outcome.guests) if closed is not None else {}
+
+    def _backs(self, uuid: str) -> Iterator[GuestOutcome]:
+        for heard in self.state.heard:
+            if heard.what == "guardian-back":
+                value: Any = heard.value
+                if value["uuid"] == uuid:
+                    yield GuestOutcome(
+                        result=value["result"], reason=value["reason"], figures=value["figures"]
+                    )
+        for closed in self.state.done.values():
+            if closed.step.verb is Verb.RESUME and uuid in closed.outcome.guests:
+                yield closed.outcome.guests[uuid]

@@ -1,0 +1,239 @@
+"""The report of a run: a fold of its journal into hostagent.run/1.
+
+Layer: rules. Every figure was measured; one that was not is None, and `reason` or a warning says
+why. Field names are the JSON's own, seconds as floats, so that cli/render only prints.
+"""
+
+from dataclasses import dataclass
+
+from hostagent.core.journal import Closed, GuestOutcome, State
+from hostagent.core.plan import Done, Json, PlannedGuest, Verb
+from hostagent.rules.halt import halted
+from hostagent.rules.pause import Call, Pause, Sources, measure
+from hostagent.rules.progress import Progress
+from hostagent.rules.verdict import guest_result, newcomers, verdict
+
+CLOCK_NOT_SET = "not set by this version"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClockReport:
+    """A guest's clock around the pause; offsets are guest minus host."""
+
+    synced: bool | None = None
+    method: str | None = None
+    offset_before_s: float | None = None
+    offset_after_s: float | None = None
+    uncertainty_s: float | None = None
+    reason: str = CLOCK_NOT_SET
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GuestReport:
+    """One guest of a run."""
+
+    name: str
+    uuid: str
+    result: str
+    reason: str
+    pause_s: float | None
+    pause_source: str | None
+    pause_uncertainty_s: float | None
+    pause_api_s: float | None
+    pause_guest_clock_s: float | None
+    resumed_by: str | None
+    clock: ClockReport
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UpdateReport:
+    """The update's command."""
+
+    command: tuple[str, ...]
+    exit_code: int | None
+    duration_s: float | None
+    pid: int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunReport:
+    """A whole run."""
+
+    run: str
+    host: str
+    result: str
+    reason: str
+    changed: bool
+    warnings: tuple[str, ...]
+    budget_s: float
+    update: UpdateReport
+    guests: tuple[GuestReport, ...]
+
+
+def report(state: State, now_ns: int) -> RunReport:
+    """The report of a run, finished or not."""
+    progress = Progress(state)
+    done = _ending(progress, now_ns)
+    guests = tuple(_guest(progress, guest) for guest in state.plan.guests)
+    return RunReport(
+        run=state.plan.run,
+        host=state.plan.host_name,
+        result=done.result,
+        reason=done.reason,
+        changed=_changed(progress),
+        warnings=(*state.plan.warnings, *_warnings(progress)),
+        budget_s=progress.terms.budget_ns / 1e9,
+        update=_update(progress),
+        guests=(*guests, *(_newcomer(name) for name in newcomers(progress))),
+    )
+
+
+def _ending(progress: Progress, now_ns: int) -> Done:
+    ended = progress.state.ended
+    if ended is not None:
+        return Done(result=ended.result, reason=ended.reason)
+    return verdict(progress, halted(progress, now_ns))
+
+
+def _changed(progress: Progress) -> bool:
+    """Whether anything was done to the host or a guest."""
+    touched = (Verb.PREPARE, Verb.PAUSE, Verb.APPLY)
+    return any(
+        key in progress.state.open or progress.state.result(key) not in ("", "not-begun")
+        for key in touched
+    )
+
+
+def _update(progress: Progress) -> UpdateReport:
+    applied, launched = progress.closed(Verb.APPLY), progress.closed(Verb.LAUNCH)
+    pid = launched.outcome.figures.get("pid") if launched is not None else None
+    return UpdateReport(
+        command=progress.terms.command,
+        exit_code=progress.exit_code(Verb.APPLY),
+        duration_s=_duration_s(applied),
+        pid=pid if isinstance(pid, int) else None,
+    )
+
+
+def _duration_s(applied: Closed | None) -> float | None:
+    if applied is None:
+        return None
+    figures = applied.outcome.figures
+    began_ns, ended_ns = figures.get("released_ns"), figures.get("ended_ns")
+    if not isinstance(began_ns, int) or not isinstance(ended_ns, int):
+        return None
+    return (ended_ns - began_ns) / 1e9
+
+
+def _guest(progress: Progress, guest: PlannedGuest) -> GuestReport:
+    result = guest_result(progress, guest)
+    measured = _measured(progress, guest.uuid)
+    back = progress.back(guest.uuid)
+    way = back.figures.get("way") if back is not None else None
+    return GuestReport(
+        name=guest.name,
+        uuid=guest.uuid,
+        result=result.result,
+        reason=result.reason,
+        pause_s=_s(measured.pause_ns),
+        pause_source=measured.source or None,
+        pause_uncertainty_s=_s(measured.uncertainty_ns),
+        pause_api_s=_s(measured.api_ns),
+        pause_guest_clock_s=_s(measured.guest_clock_ns),
+        resumed_by=str(way) if way else None,
+        clock=_clock(progress, guest.uuid),
+    )
+
+
+def _newcomer(name: str) -> GuestReport:
+    return GuestReport(
+        name=name,
+        uuid="",
+        result="unpaused",
+        reason="started in mid-run",
+        pause_s=None,
+        pause_source=None,
+        pause_uncertainty_s=None,
+        pause_api_s=None,
+        pause_guest_clock_s=None,
+        resumed_by=None,
+        clock=ClockReport(),
+    )
+
+
+def _measured(progress: Progress, uuid: str) -> Pause:
+    pause, back = progress.paused(uuid), progress.back(uuid)
+    if pause is None or pause.result not in ("paused", "unsettled"):
+        return measure(Sources())
+    behind_ns, uncertainty_ns = _fell_behind(progress, uuid)
+    return measure(
+        Sources(
+            suspend=_call(pause),
+            resume=_call(back),
+            stopped_ns=_figure(pause, "stopped_ns"),
+            resumed_ns=_figure(back, "resumed_ns"),
+            clock_ns=behind_ns,
+            clock_uncertainty_ns=uncertainty_ns,
+        )
+    )
+
+
+def _call(outcome: GuestOutcome | None) -> Call | None:
+    called, returned = _figure(outcome, "called_ns"), _figure(outcome, "returned_ns")
+    if called is None or returned is None:
+        return None
+    return Call(called_ns=called, returned_ns=returned)
+
+
+def _fell_behind(progress: Progress, uuid: str) -> tuple[int | None, int]:
+    """How far the guest's clock fell behind the host's monotonic clock, with its uncertainty."""
+    before, after = (
+        _reading(progress, "clocks-before", uuid),
+        _reading(progress, "clocks-after", uuid),
+    )
+    first, second = _figure(before, "behind_ns"), _figure(after, "behind_ns")
+    if first is None or second is None:
+        return None, 0
+    doubt = (_figure(before, "uncertainty_ns") or 0) + (_figure(after, "uncertainty_ns") or 0)
+    return second - first, doubt
+
+
+def _clock(progress: Progress, uuid: str) -> ClockReport:
+    before, after = (
+        _reading(progress, "clocks-before", uuid),
+        _reading(progress, "clocks-after", uuid),
+    )
+    return ClockReport(
+        offset_before_s=_s(_figure(before, "offset_ns")),
+        offset_after_s=_s(_figure(after, "offset_ns")),
+        uncertainty_s=_s(_figure(after, "uncertainty_ns")),
+    )
+
+
+def _reading(progress: Progress, key: str, uuid: str) -> GuestOutcome | None:
+    closed = progress.closed(key)
+    return closed.outcome.guests.get(uuid) if closed is not None else None
+
+
+def _warnings(progress: Progress) -> tuple[str, ...]:
+    names = {guest.uuid: guest.name for guest in progress.state.plan.guests}
+    warnings = [
+        f"guest {names[guest.uuid]}: {pause.disagreement}"
+        for guest in progress.guests
+        if (pause := _measured(progress, guest.uuid)).disagreement
+    ]
+    for heard in progress.state.heard:
+        if heard.what == "warning":
+            warnings.append(str(heard.value))
+    if progress.guardians_died:
+        warnings.append(f"{progress.guardians_died} guardians died and were replaced")
+    return tuple(warnings)
+
+
+def _figure(outcome: GuestOutcome | None, name: str) -> int | None:
+    value: Json = outcome.figures.get(name) if outcome is not None else None
+    return value if isinstance(value, int) else None
+
+
+def _s(value_ns: int | None) -> float | None:
+    return None if value_ns is None else value_ns / 1e9

@@ -1,0 +1,112 @@
+"""What a person asks of an in-place run, and the plan that it becomes.
+
+Layer: rules. `Request` is the question, `Terms` the part of it that goes into the plan's `args`
+and comes back out of the journal unchanged. All limits and their reasons stand here.
+"""
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from hostagent.core.errors import RefusedError
+from hostagent.core.model import Facts
+from hostagent.core.plan import Json, Plan, PlannedGuest
+from hostagent.rules.selection import planned, select
+
+S = 1_000_000_000
+
+RESERVE_NS = 2 * S
+"""Kept of the budget for resuming: the budget is the guests', not the command's."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Terms:
+    """The terms of a run. Commands are argument lists; an empty one is absent."""
+
+    command: tuple[str, ...]
+    prepare: tuple[str, ...] = ()
+    verify: tuple[str, ...] = ()
+    rollback: tuple[str, ...] = ()
+    budget_ns: int = 30 * S
+    suspend_limit_ns: int = 2 * S
+    kill_after_ns: int | None = None
+    allow_unpaused: bool = False
+    all_guests: bool = True
+
+    @property
+    def reserve_ns(self) -> int:
+        """2 s, or half of a budget below 4 s."""
+        return min(RESERVE_NS, self.budget_ns // 2)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """A run as it was asked for: its terms, the guests named (none: all), and one override."""
+
+    run: str
+    terms: Terms
+    guests: tuple[str, ...] = ()
+    ignore_running: bool = False
+
+
+def plan(request: Request, facts: Facts) -> Plan:
+    """The plan for this request on this host. Raises RefusedError; nothing was changed then."""
+    _refuse_beside_a_command(request, facts)
+    guests = tuple(
+        planned(guest, facts.held.get(guest.uuid, "")) for guest in select(facts, request.guests)
+    )
+    if not request.terms.allow_unpaused:
+        _refuse_held(guests, facts)
+    return Plan(
+        run=request.run,
+        kind="inplace",
+        host_uuid=facts.host.uuid,
+        host_name=facts.host.name,
+        uri=facts.host.uri,
+        guests=guests,
+        args=_args(request.terms),
+        warnings=_warnings(facts),
+    )
+
+
+def _args(terms: Terms) -> dict[str, Json]:
+    """JSON primitives, so that a plan read back from a journal equals the one written."""
+    return {
+        name: list(value) if isinstance(value, tuple) else value
+        for name, value in asdict(terms).items()
+    }
+
+
+def terms_of(plan: Plan) -> Terms:
+    """The terms as the plan keeps them, also when it was read back from a journal."""
+    args: dict[str, Any] = dict(plan.args)
+    for name in ("command", "prepare", "verify", "rollback"):
+        args[name] = tuple(args[name])
+    return Terms(**args)
+
+
+def _refuse_beside_a_command(request: Request, facts: Facts) -> None:
+    if request.ignore_running:
+        return
+    for pid, command in facts.running_commands.items():
+        raise RefusedError(
+            f"the command of an earlier run still lives: pid {pid} ({command})",
+            hint="wait for it or end it; --ignore-running goes on beside it",
+        )
+
+
+def _refuse_held(guests: tuple[PlannedGuest, ...], facts: Facts) -> None:
+    for guest in guests:
+        if guest.uuid in facts.held:
+            raise RefusedError(
+                f"guest {guest.name}: {guest.skip}",
+                hint="its QEMU hangs: look at that process; or choose other guests with --guest",
+            )
+
+
+def _warnings(facts: Facts) -> tuple[str, ...]:
+    if facts.host.qmp.allowed:
+        return ()
+    return (
+        "if libvirt dies during the pause, guests can't be resumed without it: "
+        f"{facts.host.qmp.refusal}",
+    )

@@ -1,0 +1,157 @@
+"""How a run ended, for each guest and as a whole.
+
+Layer: rules. Several things may have gone wrong at once; the worst one names the run (SEVERITY).
+A guest's result is one of
+
+    paused         stood still because of us, and runs
+    skipped        was left alone: off, paused by its owner, asleep, crashed
+    unpaused       ran (at least partly) while the update was applied
+    untouched      the run ended before it was paused
+    unsettled      its own QEMU hangs: it may still be paused; the guardian keeps it
+    resume-failed  stands still, and could not be resumed
+    gone           was shut off, destroyed or crashed by something else in mid-run
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from hostagent.core.plan import Done, Ending, PlannedGuest, Verb
+from hostagent.rules.halt import Halt
+from hostagent.rules.progress import MAY_STAND_STILL, Progress
+
+SEVERITY = (
+    Ending.AMBIGUOUS,
+    Ending.RESUME_FAILED,
+    Ending.UPDATE_FAILED,
+    Ending.INTERRUPTED,
+    Ending.REFUSED,
+    Ending.BUDGET_EXCEEDED,
+    Ending.PARTLY,
+    Ending.DONE,
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GuestResult:
+    """One guest's result and why."""
+
+    result: str
+    reason: str = ""
+
+
+def verdict(progress: Progress, halt: Halt | None) -> Done:
+    """The worst that happened, with its reason."""
+    findings = [*_of_guests(progress), *_of_commands(progress), *_of_halt(progress, halt)]
+    findings.append(Done(result=Ending.DONE))
+    return min(findings, key=lambda finding: SEVERITY.index(finding.result))
+
+
+def guest_result(progress: Progress, guest: PlannedGuest) -> GuestResult:
+    """What became of one guest of the plan."""
+    if guest.skip:
+        return GuestResult(result="skipped", reason=guest.skip)
+    if guest not in progress.guests:
+        return _after_its_job(progress, guest)
+    pause, back = progress.paused(guest.uuid), progress.back(guest.uuid)
+    if guest.uuid in progress.to_resume:
+        if back is not None and back.result == "failed":
+            return GuestResult(result="resume-failed", reason=back.reason)
+        reason = back.reason if back is not None else "nothing is known of its resume"
+        return GuestResult(result="unsettled", reason=reason)
+    if pause is None:
+        return GuestResult(result="untouched", reason="the run ended before it was paused")
+    if pause.result == "not-ours":
+        return GuestResult(result="skipped", reason=pause.reason)
+    if pause.result not in MAY_STAND_STILL:
+        return GuestResult(result="unpaused", reason=pause.reason)
+    assert back is not None
+    return _brought_back(pause.result, back.result, back.reason)
+
+
+def _brought_back(paused: str, back: str, reason: str) -> GuestResult:
+    if back in ("gone", "not-ours"):
+        return GuestResult(result="gone", reason=reason)
+    if paused != "paused":
+        return GuestResult(result="unpaused", reason="it could not be paused in time")
+    if back == "running" and reason:
+        return GuestResult(result="unpaused", reason=reason)
+    return GuestResult(result="paused", reason=reason)
+
+
+def _after_its_job(progress: Progress, guest: PlannedGuest) -> GuestResult:
+    closed = progress.closed(Verb.AWAIT_JOBS)
+    assert closed is not None
+    outcome = closed.outcome.guests[guest.uuid]
+    result = "unpaused" if outcome.result == "busy" else "skipped"
+    return GuestResult(result=result, reason=outcome.reason)
+
+
+_ENDING_OF_GUEST = {
+    "unsettled": Ending.AMBIGUOUS,
+    "resume-failed": Ending.RESUME_FAILED,
+    "gone": Ending.PARTLY,
+    "unpaused": Ending.PARTLY,
+}
+
+
+def _of_guests(progress: Progress) -> Iterator[Done]:
+    for guest in progress.state.plan.guests:
+        result = guest_result(progress, guest)
+        if result.result in _ENDING_OF_GUEST:
+            reason = f"guest {guest.name}: {result.reason}"
+            yield Done(result=_ENDING_OF_GUEST[result.result], reason=reason)
+    for name in newcomers(progress):
+        yield Done(result=Ending.PARTLY, reason=f"guest {name} was started in mid-run")
+
+
+def newcomers(progress: Progress) -> tuple[str, ...]:
+    """Names of guests that were started while the run was under way."""
+    closed = progress.closed(Verb.CENSUS)
+    names = closed.outcome.figures.get("started") if closed is not None else None
+    return tuple(str(name) for name in names) if isinstance(names, list) else ()
+
+
+def _of_commands(progress: Progress) -> Iterator[Done]:
+    applied = progress.closed(Verb.APPLY)
+    stopped = bool(progress.signals)
+    code = progress.exit_code(Verb.APPLY)
+    if code not in (None, 0) and not stopped:
+        yield Done(result=Ending.UPDATE_FAILED, reason=f"the command ended with {exit_words(code)}")
+    if applied is not None and applied.outcome.result == "lost":
+        reason = "how the command ended is not known: look at what it did"
+        yield Done(result=Ending.INTERRUPTED, reason=reason)
+    code = progress.exit_code(Verb.VERIFY)
+    if code not in (None, 0) and not stopped:
+        yield Done(result=Ending.UPDATE_FAILED, reason=f"verify ended with {exit_words(code)}")
+    deadline_ns = progress.deadline_ns
+    if deadline_ns is not None and _last_back_ns(progress) > deadline_ns:
+        yield Done(result=Ending.BUDGET_EXCEEDED, reason="a guest was paused past the budget")
+
+
+def _last_back_ns(progress: Progress) -> int:
+    times = [0]
+    for guest in progress.guests:
+        back = progress.back(guest.uuid)
+        value = back.figures.get("called_ns") if back is not None else None
+        if isinstance(value, int):
+            times.append(value)
+    return max(times)
+
+
+def _of_halt(progress: Progress, halt: Halt | None) -> Iterator[Done]:
+    """A run that was halted is refused only if its update never began."""
+    if halt is None:
+        return
+    began = Verb.APPLY in progress.state.open or progress.state.result(Verb.APPLY) not in (
+        "",
+        "not-begun",
+    )
+    result = Ending.PARTLY if began and halt.result is Ending.REFUSED else halt.result
+    yield Done(result=result, reason=halt.reason)
+
+
+def exit_words(code: int | None) -> str:
+    """An exit status as a person reads it; negative means a signal, as in subprocess."""
+    if code is None:
+        return "an unknown status"
+    return f"signal {-code}" if code < 0 else f"exit {code}"
