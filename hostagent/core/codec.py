@@ -55,7 +55,7 @@ def decode(kind: type[T], value: Any) -> T:  # noqa: ANN401
             found[field.name] = _convert(hints[field.name], value[field.name])
         elif field.default is MISSING and field.default_factory is MISSING:
             raise CodecError(f"{kind.__name__} without {field.name}")
-    return kind(**found)  # type: ignore[return-value]
+    return kind(**found)
 
 
 @cache

@@ -2,8 +2,8 @@
 
 Layer: core. The rows are Planned(plan), Intent(step), Outcome(...), Heard(what, value), Ended(...);
 the state of a run is `fold(rows)` and nothing else, so a process that takes over after a crash
-knows exactly what the one before it knew. An intent without an outcome is *open*: unknown, never failed.
-Times are CLOCK_MONOTONIC in ns of the boot named by `boot_id`; `utc` is a label for people.
+knows exactly what the one before it knew. An intent without an outcome is *open*: unknown, never
+failed. Times are CLOCK_MONOTONIC in ns of the boot named by `boot_id`; `utc` is a label for people.
 Deliberately absent: files (adapters/journal_file) and meaning (rules).
 """
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
-from hostagent.core.model import Process
+from hostagent.core.model import Host, Process
 
 Json = str | int | float | bool | None | list[Any] | dict[str, Any]
 """A JSON value. Any: mypy has no finite recursive alias that json.loads would satisfy."""
@@ -108,9 +108,7 @@ class Plan:
 
     run: str
     kind: str
-    host_uuid: str
-    host_name: str
-    uri: str
+    host: Host
     guests: tuple[PlannedGuest, ...]
     args: Mapping[str, Json]
     warnings: tuple[str, ...] = ()

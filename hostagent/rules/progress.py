@@ -130,7 +130,9 @@ class Progress:
         if Verb.PAUSE in self.state.open:
             return True
         outcome = self.paused(uuid)
-        return outcome is not None and outcome.result in MAY_STAND_STILL
+        if outcome is None:
+            return self.state.result(Verb.PAUSE) != "not-begun"
+        return outcome.result in MAY_STAND_STILL
 
     def _guests_of(self, key: str) -> dict[str, GuestOutcome]:
         closed = self.closed(key)

@@ -77,7 +77,7 @@ def report(state: State, now_ns: int) -> RunReport:
     guests = tuple(_guest(progress, guest) for guest in state.plan.guests)
     return RunReport(
         run=state.plan.run,
-        host=state.plan.host_name,
+        host=state.plan.host.name,
         result=done.result,
         reason=done.reason,
         changed=_changed(progress),

@@ -59,9 +59,7 @@ def plan(request: Request, facts: Facts) -> Plan:
     return Plan(
         run=request.run,
         kind="inplace",
-        host_uuid=facts.host.uuid,
-        host_name=facts.host.name,
-        uri=facts.host.uri,
+        host=facts.host,
         guests=guests,
         args=_args(request.terms),
         warnings=_warnings(facts),

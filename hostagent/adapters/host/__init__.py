@@ -1,0 +1,1 @@
+"""This host itself: its facts, its locks, and the commands that run on it."""

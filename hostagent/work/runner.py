@@ -1,0 +1,121 @@
+"""Drives a run: asks what to do, starts it, and comes back at each outcome.
+
+Layer: work. `drive` is the same loop for the command, the daemon, recovery and simulations. Each
+step runs in a thread that is never joined: one that hangs (a libvirt call, a disk) keeps neither
+the decision nor the end of the run waiting. An unsafe step waits for its intent to be on the disk
+before it has its effect; a safe one (resume, disarm, signal) never waits for a disk.
+
+Invariant: only this loop appends to the journal, so rows are in the order in which it saw things.
+"""
+
+import logging
+import queue
+import threading
+from collections.abc import Callable, Mapping
+from typing import Protocol
+
+from hostagent.core.errors import HostagentError
+from hostagent.core.journal import Ended, Heard, Intent, Outcome, Row, State, apply
+from hostagent.core.plan import Decision, Do, Done, Step, Verb, Wait
+from hostagent.core.ports import Clock, Journal
+
+log = logging.getLogger(__name__)
+
+Inbox = queue.SimpleQueue[Outcome | Heard]
+"""What the loop is told: outcomes of its steps, signals, events. Fit for signal handlers."""
+
+Decide = Callable[[State, int], Decision]
+
+
+class StepWork(Protocol):
+    """The worker of one verb."""
+
+    def do(self, step: Step) -> Outcome:
+        """Have the effect. May raise HostagentError: the step has not begun."""
+
+    def look(self, step: Step) -> Outcome:
+        """After a crash: how far did this get? Has no effect."""
+
+
+Steps = Mapping[Verb, StepWork]
+
+
+class Runner:
+    """One run under way. `say` gets a sentence a turn and must never wait."""
+
+    def __init__(
+        self,
+        *,
+        decide: Decide,
+        state: State,
+        journal: Journal,
+        steps: Steps,
+        inbox: Inbox,
+        clock: Clock,
+        say: Callable[[str], None],
+    ) -> None:
+        self.state = state
+        self._decide = decide
+        self._journal = journal
+        self._steps = steps
+        self._inbox = inbox
+        self._clock = clock
+        self._say = say
+
+    def drive(self) -> Done:
+        """Go on until the decision is Done; returns it, and leaves the last state in `state`."""
+        while True:
+            decision = self._decide(self.state, self._clock())
+            match decision:
+                case Do():
+                    self._say(decision.why)
+                    for step in decision.steps:
+                        self._begin(step)
+                case Wait():
+                    self._say(decision.why)
+                    self._listen(decision.until_ns)
+                case Done():
+                    return decision
+
+    def end(self, done: Done) -> None:
+        """Write the run's end. Only a run that leaves nothing to bring back is ended."""
+        self._take(Ended(result=done.result, reason=done.reason))
+
+    def _begin(self, step: Step) -> None:
+        if self.state.begun(step.key):
+            raise AssertionError(f"step {step.key!r} was decided twice")
+        self._take(Intent(step=step))
+        worker = threading.Thread(target=self._work, args=(step,), name=step.key, daemon=True)
+        worker.start()
+
+    def _work(self, step: Step) -> None:
+        """In the step's own thread: its effect, and whatever comes of it, as an outcome."""
+        try:
+            if not step.safe:
+                self._journal.sync()
+            outcome = self._steps[step.verb].do(step)
+        except OSError as error:
+            reason = f"the journal can't be written: {error}"
+            outcome = Outcome(key=step.key, result="not-begun", reason=reason)
+        except HostagentError as error:
+            outcome = Outcome(key=step.key, result="not-begun", reason=error.message)
+        except Exception as error:
+            log.exception("step %s failed", step.key)
+            outcome = Outcome(key=step.key, result="failed", reason=repr(error))
+        self._inbox.put(outcome)
+
+    def _listen(self, until_ns: int | None) -> None:
+        """Take what comes in, or come back at `until_ns`."""
+        try:
+            if until_ns is None:
+                self._take(self._inbox.get())
+            else:
+                seconds = max(until_ns - self._clock(), 0) / 1e9
+                self._take(self._inbox.get(timeout=seconds))
+            while True:
+                self._take(self._inbox.get_nowait())
+        except queue.Empty:
+            return
+
+    def _take(self, row: Row) -> None:
+        self.state = apply(self.state, self._journal.append(row))

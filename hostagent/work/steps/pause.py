@@ -1,0 +1,131 @@
+"""Pause and resume: one step each over a set of guests, with an outcome for each.
+
+Layer: work. A suspend that had no answer in time is *outstanding*: it may still take effect, so the
+guest stays ours. A resume first turns the fence (no suspend may begin any more), brings back all
+guests with nothing outstanding at once, and the others each as soon as their suspend has returned.
+"""
+
+import threading
+import time
+from collections.abc import Iterable, Mapping, Sequence
+
+from hostagent.core.errors import RefusedError
+from hostagent.core.journal import GuestOutcome, Outcome
+from hostagent.core.plan import PlannedGuest, Step
+from hostagent.core.ports import Pauser, Watch
+from hostagent.work.fence import Fence
+
+LOOK_LIMIT_NS = 3_000_000_000
+"""How long recovery waits for libvirt's word on the guests before it resumes without it."""
+
+
+class Outstanding:
+    """Guests whose suspend was called and has not returned."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._uuids: set[str] = set()
+
+    def add(self, uuids: Iterable[str]) -> None:
+        """These are about to be suspended."""
+        with self._changed:
+            self._uuids.update(uuids)
+
+    def returned(self, uuid: str) -> None:
+        """Nothing is outstanding for this guest any more."""
+        with self._changed:
+            self._uuids.discard(uuid)
+            self._changed.notify_all()
+
+    def among(self, uuids: Iterable[str]) -> set[str]:
+        """Those of these guests for which something is outstanding."""
+        with self._changed:
+            return self._uuids.intersection(uuids)
+
+    def wait_for_one(self, uuids: set[str], until_ns: int) -> set[str]:
+        """Those whose suspend has returned; waits for at least one, or until the time is over."""
+        with self._changed:
+            while True:
+                returned = uuids - self._uuids
+                left_ns = until_ns - time.monotonic_ns()
+                if returned or left_ns <= 0:
+                    return returned
+                self._changed.wait(left_ns / 1e9)
+
+
+class PauseWork:
+    """What pause and resume of one run share."""
+
+    def __init__(
+        self, pauser: Pauser, watch: Watch, guests: Sequence[PlannedGuest], fence: Fence
+    ) -> None:
+        self.pauser = pauser
+        self.watch = watch
+        self.fence = fence
+        self.outstanding = Outstanding()
+        self._guests = {guest.uuid: guest for guest in guests}
+
+    def guests(self, uuids: Iterable[str]) -> list[PlannedGuest]:
+        """These guests as the plan knows them."""
+        return [self._guests[uuid] for uuid in uuids]
+
+
+class Pause:
+    """Suspends all guests of the step in parallel."""
+
+    def __init__(self, work: PauseWork) -> None:
+        self._work = work
+
+    def do(self, step: Step) -> Outcome:
+        work = self._work
+        if not work.fence.enter(lambda: work.outstanding.add(step.guests)):
+            raise RefusedError("the run was stopped before a guest was paused")
+        limit_ns = step.args["limit_ns"]
+        assert isinstance(limit_ns, int)
+        results = work.pauser.pause(work.guests(step.guests), limit_ns, self._returned)
+        return Outcome(key=step.key, result="over", guests=results)
+
+    def look(self, step: Step) -> Outcome:
+        guests = self._work.guests(step.guests)
+        results = self._work.pauser.look(guests, LOOK_LIMIT_NS)
+        return Outcome(key=step.key, result="over", guests=results)
+
+    def _returned(self, uuid: str) -> None:
+        self._work.outstanding.returned(uuid)
+        self._work.watch.settled(uuid)
+
+
+class Resume:
+    """Brings guests back, each by itself."""
+
+    def __init__(self, work: PauseWork) -> None:
+        self._work = work
+
+    def do(self, step: Step) -> Outcome:
+        work = self._work
+        work.fence.turn()
+        limit_ns = step.args["limit_ns"]
+        assert isinstance(limit_ns, int)
+        until_ns = time.monotonic_ns() + limit_ns
+        waiting = work.outstanding.among(step.guests)
+        ready = [uuid for uuid in step.guests if uuid not in waiting]
+        results = dict(self._resume(ready, limit_ns))
+        while waiting:
+            returned = work.outstanding.wait_for_one(waiting, until_ns)
+            if not returned:
+                break
+            waiting -= returned
+            results.update(self._resume(returned, max(until_ns - time.monotonic_ns(), 1)))
+        for uuid in waiting:
+            results[uuid] = GuestOutcome(result="hung", reason="its suspend has not returned yet")
+        return Outcome(key=step.key, result="over", guests=results)
+
+    def look(self, step: Step) -> Outcome:
+        """Nothing is taken for granted: the next resume asks libvirt about each guest itself."""
+        return Outcome(key=step.key, result="unknown")
+
+    def _resume(self, uuids: Iterable[str], limit_ns: int) -> Mapping[str, GuestOutcome]:
+        guests = self._work.guests(uuids)
+        if not guests:
+            return {}
+        return self._work.pauser.resume(guests, limit_ns, self._work.watch.let_go)
