@@ -1,4 +1,5 @@
 # The part of libvirt-python's QEMU module that hostagent uses; the package itself is untyped.
+# ruff: noqa: ANN401 (libvirt hands opaque values through)
 from collections.abc import Callable
 from typing import Any
 
@@ -6,7 +7,7 @@ import libvirt
 
 VIR_CONNECT_DOMAIN_QEMU_MONITOR_EVENT_REGISTER_REGEX: int
 
-def qemuMonitorEventRegister(  # noqa: N802
+def qemuMonitorEventRegister(
     conn: libvirt.virConnect,
     dom: libvirt.virDomain | None,
     event: str | None,
@@ -14,4 +15,4 @@ def qemuMonitorEventRegister(  # noqa: N802
     opaque: Any,
     flags: int = 0,
 ) -> int: ...
-def qemuMonitorEventDeregister(conn: libvirt.virConnect, callbackID: int) -> int: ...  # noqa: N802, N803
+def qemuMonitorEventDeregister(conn: libvirt.virConnect, callbackID: int) -> int: ...
