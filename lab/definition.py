@@ -1,0 +1,196 @@
+"""What a lab guest is: its sort and its libvirt definition.
+
+Layer: lab. Invariants: pure text, no effects; every guest, whatever its sort, has the same ports
+for the lab (two QMP monitors, a counter, a shell), so that any of them can be judged by the witness.
+Why these machines: a q35 with a qemu64 CPU boots under software emulation everywhere; hpet as clock
+source, because on a busy machine a guest under emulation measures its TSC wrongly and its clock
+runs seconds off.
+"""
+
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from pathlib import Path
+from xml.sax.saxutils import escape
+
+from lab.images import Images
+
+GUEST_MEMORY_MIB = 128
+BUSY_MIB = 16
+"""A busy guest writes this much memory about three times a second: dirty pages without end,
+yet the other guests of a machine of two CPUs keep their timings."""
+
+
+class GuestSort(StrEnum):
+    """The sorts of guest, after what hostagent meets in the field."""
+
+    AGENT = "agent"
+    PLAIN = "plain"
+    NO_HWCLOCK = "no-hwclock"
+    DISK = "disk"
+    BUSY = "busy"
+
+    @property
+    def has_agent(self) -> bool:
+        """Whether a guest agent runs in it."""
+        return self is not GuestSort.PLAIN
+
+
+MIXTURE = (
+    GuestSort.AGENT,
+    GuestSort.DISK,
+    GuestSort.PLAIN,
+    GuestSort.NO_HWCLOCK,
+    GuestSort.BUSY,
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GuestSpec:
+    """What is wanted of a guest; a name is given by the lab where there is none (g1, g2 ...).
+
+    `emulator` replaces libvirt's own choice (a wrapper script, say); `qemu_arguments` are appended
+    to QEMU's command line; `kernel_arguments` to that of the guest's kernel.
+    """
+
+    sort: GuestSort = GuestSort.AGENT
+    name: str = ""
+    memory_mib: int = GUEST_MEMORY_MIB
+    emulator: str = ""
+    on_poweroff: str = "destroy"
+    on_crash: str = "preserve"
+    kernel_arguments: str = ""
+    qemu_arguments: tuple[str, ...] = ()
+
+
+def mixture(count: int) -> tuple[GuestSpec, ...]:
+    """So many guests: one of each sort first, then ordinary ones with an agent."""
+    sorts = [*MIXTURE[:count], *([GuestSort.AGENT] * (count - len(MIXTURE)))]
+    return tuple(GuestSpec(sort=sort) for sort in sorts)
+
+
+def named(specs: tuple[GuestSpec, ...], first: int) -> tuple[GuestSpec, ...]:
+    """The same with names: g1, g2 ... counted over the whole lab."""
+    return tuple(
+        replace(spec, name=spec.name or f"g{number}") for number, spec in enumerate(specs, first)
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ports:
+    """A guest's sockets and files on the host, all inside one directory with a short path."""
+
+    directory: Path
+    guest: str
+
+    @property
+    def witness(self) -> Path:
+        """QMP monitor of the witness."""
+        return self.directory / f"{self.guest}.witness"
+
+    @property
+    def monitor(self) -> Path:
+        """QMP monitor for anybody else (tests, benchmarks)."""
+        return self.directory / f"{self.guest}.monitor"
+
+    @property
+    def shell(self) -> Path:
+        """The guest's second serial port, where its init takes commands."""
+        return self.directory / f"{self.guest}.shell"
+
+    @property
+    def counter(self) -> Path:
+        """What the guest counts, a line every half second."""
+        return self.directory / f"{self.guest}.counter"
+
+    @property
+    def console(self) -> Path:
+        """The kernel's console."""
+        return self.directory / f"{self.guest}.console"
+
+    @property
+    def disk(self) -> Path:
+        """The guest's own disk, an overlay over the image in the cache."""
+        return self.directory / f"{self.guest}.qcow2"
+
+
+def domain_xml(
+    spec: GuestSpec, *, uuid: str, accelerator: str, images: Images, ports: Ports
+) -> str:
+    """The libvirt definition of a guest (https://libvirt.org/formatdomain.html)."""
+    cpu = "<cpu mode='custom' match='exact'><model>qemu64</model></cpu>"
+    return f"""
+<domain type='{accelerator}' xmlns:qemu='http://libvirt.org/schemas/domain/qemu/1.0'>
+  <name>{spec.name}</name>
+  <uuid>{uuid}</uuid>
+  <title>lab guest: {spec.sort}</title>
+  <memory unit='MiB'>{spec.memory_mib}</memory>
+  <vcpu>1</vcpu>
+  <os>
+    <type arch='x86_64' machine='q35'>hvm</type>
+    <kernel>{escape(str(images.kernel))}</kernel>
+    <initrd>{escape(str(images.initramfs))}</initrd>
+    <cmdline>{escape(_kernel_arguments(spec, accelerator))}</cmdline>
+  </os>
+  <features><acpi/></features>
+  {cpu if accelerator == "qemu" else "<cpu mode='host-passthrough'/>"}
+  <clock offset='utc'><timer name='hpet' present='yes'/></clock>
+  <on_poweroff>{spec.on_poweroff}</on_poweroff>
+  <on_reboot>restart</on_reboot>
+  <on_crash>{spec.on_crash}</on_crash>
+  <pm><suspend-to-mem enabled='yes'/></pm>
+  <devices>
+    {f"<emulator>{escape(spec.emulator)}</emulator>" if spec.emulator else ""}
+    <controller type='usb' model='none'/>
+    <memballoon model='none'/>
+    <panic model='isa'/>
+    <serial type='file'><source path='{ports.console}'/><target port='0'/></serial>
+    <serial type='unix'>
+      <source mode='bind' path='{ports.shell}'/><target port='1'/>
+    </serial>
+    <channel type='file'>
+      <source path='{ports.counter}'/><target type='virtio' name='halab.counter'/>
+    </channel>
+    {_AGENT_CHANNEL if spec.sort.has_agent else ""}
+    {_disk(ports) if spec.sort is GuestSort.DISK else ""}
+  </devices>
+  <qemu:commandline>
+    {_monitor_arguments("halab-witness", ports.witness)}
+    {_monitor_arguments("halab-monitor", ports.monitor)}
+    {"".join(f"<qemu:arg value='{escape(word)}'/>" for word in spec.qemu_arguments)}
+  </qemu:commandline>
+</domain>
+"""
+
+
+_AGENT_CHANNEL = (
+    "<channel type='unix'><target type='virtio' name='org.qemu.guest_agent.0'/></channel>"
+)
+
+
+def _disk(ports: Ports) -> str:
+    return (
+        f"<disk type='file' device='disk'><driver name='qemu' type='qcow2'/>"
+        f"<source file='{ports.disk}'/><target dev='vda' bus='virtio'/></disk>"
+    )
+
+
+def _monitor_arguments(name: str, path: Path) -> str:
+    words = (
+        "-chardev",
+        f"socket,id={name},path={path},server=on,wait=off",
+        "-mon",
+        f"chardev={name},mode=control",
+    )
+    return "".join(f"<qemu:arg value='{escape(word)}'/>" for word in words)
+
+
+def _kernel_arguments(spec: GuestSpec, accelerator: str) -> str:
+    """Console, clock source, and what guest_init reads."""
+    words = ["console=ttyS0", "quiet", "mitigations=off", "panic=0"]
+    if accelerator == "qemu":
+        words += ["clocksource=hpet", "tsc=unstable"]
+    words.append(f"halab.agent={int(spec.sort.has_agent)}")
+    words.append(f"halab.hwclock={int(spec.sort is not GuestSort.NO_HWCLOCK)}")
+    words.append(f"halab.disk={int(spec.sort is GuestSort.DISK)}")
+    words.append(f"halab.busy={BUSY_MIB if spec.sort is GuestSort.BUSY else 0}")
+    return " ".join([*words, spec.kernel_arguments]).strip()

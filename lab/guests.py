@@ -1,0 +1,328 @@
+"""A guest of the lab: start it, stop it, freeze its QEMU, ask it how it is.
+
+Layer: lab, above definition, calls and qmp; the host it lives on is given. Invariants: process and
+monitor are found without libvirt, so a guest can be judged while libvirtd is dead or frozen; its
+clock and its counter are the guest's own, not an agent's. Effects: on the guest. Units in names.
+Errors: LabError, TimeoutError for what did not come in time.
+"""
+
+import itertools
+import signal
+import socket
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol, TypeVar
+
+import libvirt
+
+from lab.calls import DOMAIN_STATES, connection, within
+from lab.definition import GuestSort, GuestSpec, Ports, domain_xml, mixture, named
+from lab.errors import LabError
+from lab.images import Images
+from lab.processes import ProcessId, wait_until
+from lab.qmp import ask
+
+__all__ = ["ClockReading", "Count", "Guest", "GuestSort", "GuestSpec", "Home", "mixture", "named"]
+
+T = TypeVar("T")
+BOOT_S = 90
+"""Far above the 2 to 4 s of an idle machine: twenty guests share two CPUs while booting."""
+
+_keys = itertools.count(1)
+
+
+class Home(Protocol):
+    """What a guest needs of its host."""
+
+    name: str
+    accelerator: str
+
+    @property
+    def uri(self) -> str:
+        """The libvirt URI, usable from the machine itself."""
+
+    @property
+    def guest_directory(self) -> Path:
+        """Where sockets and files of guests are."""
+
+    def qemu_process(self, guest: str) -> ProcessId | None:
+        """The QEMU of a guest, found without libvirt."""
+
+    def note(self, process: ProcessId, role: str) -> None:
+        """Put a process on the lab's record."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Count:
+    """One line of a guest's counter, with the guest's own clocks."""
+
+    number: int
+    clock_s: float
+    uptime_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClockReading:
+    """A guest's wall clock against the host's; the error is at most `uncertainty_ns`."""
+
+    guest_minus_host_ns: int
+    uncertainty_ns: int
+
+
+class Guest:
+    """One guest on one host."""
+
+    def __init__(self, host: Home, spec: GuestSpec, uuid: str, images: Images) -> None:
+        self._host = host
+        self._images = images
+        self.spec = spec
+        self.uuid = uuid
+        self.ports = Ports(directory=host.guest_directory, guest=spec.name)
+
+    def __repr__(self) -> str:
+        return f"<guest {self.name} ({self.sort}) on {self._host.name}>"
+
+    @property
+    def name(self) -> str:
+        """Its name in libvirt."""
+        return self.spec.name
+
+    @property
+    def sort(self) -> GuestSort:
+        """Its sort."""
+        return self.spec.sort
+
+    @property
+    def has_agent(self) -> bool:
+        """Whether a guest agent runs in it."""
+        return self.sort.has_agent
+
+    @property
+    def witness_socket(self) -> Path:
+        """The monitor that lab.witness.Witness listens on."""
+        return self.ports.witness
+
+    @property
+    def monitor_socket(self) -> Path:
+        """A second monitor of the lab's own, free for tests and benchmarks."""
+        return self.ports.monitor
+
+    def definition(self) -> str:
+        """Its libvirt XML as the lab defines it."""
+        return domain_xml(
+            self.spec,
+            uuid=self.uuid,
+            accelerator=self._host.accelerator,
+            images=self._images,
+            ports=self.ports,
+        )
+
+    def call(
+        self, what: str, work: Callable[[libvirt.virDomain], T], timeout_s: float = 30
+    ) -> T:
+        """A libvirt call on this guest, on a connection of its own, with a time limit."""
+        with connection(self._host.uri) as conn:
+            text = f"{what} of {self.name}"
+            return within(timeout_s, text, lambda: work(conn.lookupByUUIDString(self.uuid)))
+
+    def define(self) -> None:
+        """Define it (again) on its host."""
+        with connection(self._host.uri) as conn:
+            within(30, f"defining {self.name}", lambda: conn.defineXML(self.definition()))
+
+    def start(self, *, wait: bool = True) -> None:
+        """Power it on and, unless told otherwise, wait until it has booted."""
+        self.ports.counter.unlink(missing_ok=True)
+        self.call("start", lambda domain: domain.create(), timeout_s=60)
+        process = self.qemu()
+        if process is not None:
+            self._host.note(process, f"qemu-{self.name}")
+        if wait:
+            self.wait_booted()
+
+    def destroy(self) -> None:
+        """Power it off at once, through libvirt; no error when it is off."""
+        with suppress(LabError):
+            self.call("destroy", lambda domain: domain.destroy())
+        wait_until(lambda: self.qemu() is None, 20, f"end of {self.name}")
+
+    def kill(self) -> None:
+        """SIGKILL to its QEMU: a guest that dies without libvirt having asked for it."""
+        self.signal(signal.SIGKILL)
+        wait_until(lambda: self.qemu() is None, 10, f"end of {self.name}")
+
+    def suspend(self) -> None:
+        """Pause it as its owner would (virsh suspend)."""
+        self.call("suspend", lambda domain: domain.suspend())
+
+    def resume(self) -> None:
+        """Resume it as its owner would (virsh resume)."""
+        self.call("resume", lambda domain: domain.resume())
+
+    def state(self) -> str:
+        """Its state in virsh's words, from libvirt."""
+        number, _ = self.call("state", lambda domain: domain.state())
+        return DOMAIN_STATES.get(number, f"state {number}")
+
+    def status(self, timeout_s: float = 2) -> str:
+        """QEMU's own word for its state, without libvirt; "off" when there is no QEMU."""
+        try:
+            return str(ask(self.monitor_socket, "query-status", timeout_s)["status"])
+        except (OSError, EOFError):
+            return "off"
+
+    def qemu(self) -> ProcessId | None:
+        """Its QEMU, or None when it is off."""
+        return self._host.qemu_process(self.name)
+
+    def qemu_pid(self) -> int:
+        """The pid of its QEMU; LabError when it is off."""
+        process = self.qemu()
+        if process is None:
+            raise LabError(f"{self.name} has no QEMU")
+        return process.pid
+
+    def signal(self, number: int) -> None:
+        """Send its QEMU a signal."""
+        process = self.qemu()
+        if process is None or not process.send(number):
+            raise LabError(f"{self.name} has no QEMU")
+
+    def freeze(self) -> None:
+        """SIGSTOP to its QEMU: a guest whose hypervisor hangs."""
+        self.signal(signal.SIGSTOP)
+        wait_until(self.frozen, 5, f"stop of QEMU of {self.name}")
+
+    def thaw(self) -> None:
+        """SIGCONT to its QEMU."""
+        self.signal(signal.SIGCONT)
+        wait_until(lambda: not self.frozen(), 5, f"thaw of QEMU of {self.name}")
+
+    def frozen(self) -> bool:
+        """Whether its QEMU is stopped by a signal."""
+        process = self.qemu()
+        return process is not None and process.state() == "T"
+
+    def counter(self) -> Count | None:
+        """The last whole line that it counted; None before the first."""
+        lines = self._counted()
+        if not lines:
+            return None
+        number, clock_s, uptime_s = lines[-1].split()
+        return Count(number=int(number), clock_s=float(clock_s), uptime_s=float(uptime_s))
+
+    def _counted(self) -> list[str]:
+        try:
+            text = self.ports.counter.read_text()
+        except FileNotFoundError:
+            return []
+        return [line for line in text.split("\n")[:-1] if line.count(" ") == 2]
+
+    def wait_counting(self, timeout_s: float = 10) -> None:
+        """Wait until it counts on: the proof, from inside, that its CPUs execute."""
+        before = self.counter()
+        wait_until(lambda: self.counter() != before, timeout_s, f"{self.name} counting on")
+
+    def wait_booted(self, timeout_s: float = BOOT_S) -> None:
+        """Wait until it counts, and until its agent answers where it has one."""
+        wait_until(lambda: self.counter() is not None, timeout_s, f"boot of {self.name}")
+        if self.has_agent:
+            self.wait_agent(timeout_s)
+
+    def wait_agent(self, timeout_s: float = 20) -> None:
+        """Wait until libvirt sees its agent connected, and it tells the time."""
+        wait_until(self._agent_connected, timeout_s, f"agent of {self.name}")
+        self.call("agent's time", lambda domain: domain.getTime(), timeout_s=timeout_s)
+
+    def _agent_connected(self) -> bool:
+        xml = self.call("definition", lambda domain: domain.XMLDesc())
+        return "name='org.qemu.guest_agent.0' state='connected'" in xml
+
+    def shell(self, command: str, timeout_s: float = 20) -> str:
+        """Run a command inside, by its serial port and not by an agent; what it printed.
+
+        LabError when its exit status is not 0, TimeoutError when the guest does not answer.
+        """
+        key = f"k{next(_keys)}"
+        text = self._converse(f"{key} {command}\n", f"\n>{key} ", timeout_s)
+        output, _, status = text.partition(f"<{key}\n")[2].rpartition(f">{key} ")
+        if status.strip() != "0":
+            raise LabError(f"{self.name}: {command!r} ended with {status.strip()}: {output.strip()}")
+        return output
+
+    def _converse(self, request: str, end: str, timeout_s: float) -> str:
+        """Send one line to the shell port and read until the line that begins with `end`."""
+        deadline = time.monotonic() + timeout_s
+        text = "\n"
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as port:
+            port.settimeout(timeout_s)
+            port.connect(str(self.ports.shell))
+            port.sendall(request.encode())
+            while end not in text or not text.endswith("\n"):
+                left_s = deadline - time.monotonic()
+                if left_s <= 0:
+                    raise TimeoutError(f"{self.name}: no answer to {request.strip()!r}")
+                port.settimeout(left_s)
+                received = port.recv(65536)
+                if not received:
+                    raise LabError(f"{self.name}: QEMU ended")
+                text += received.decode(errors="replace")
+        return text
+
+    def clock(self) -> ClockReading:
+        """How far its wall clock is from the host's: the best of five readings from inside."""
+        return min((self._read_clock() for _ in range(5)), key=lambda r: r.uncertainty_ns)
+
+    def _read_clock(self) -> ClockReading:
+        before_ns = time.time_ns()
+        text = self.shell("echo $EPOCHREALTIME")
+        after_ns = time.time_ns()
+        seconds, _, micro = text.strip().partition(".")
+        guest_ns = int(seconds) * 1_000_000_000 + int(micro) * 1_000
+        half_ns = (after_ns - before_ns) // 2
+        return ClockReading(
+            guest_minus_host_ns=guest_ns - before_ns - half_ns, uncertainty_ns=half_ns
+        )
+
+    def crash(self) -> None:
+        """Make its kernel panic; libvirt then calls it crashed."""
+        with suppress(TimeoutError, LabError):
+            self.shell("echo 1 >/proc/sys/kernel/sysrq; echo c >/proc/sysrq-trigger", timeout_s=1)
+        wait_until(lambda: self.state() == "crashed", 10, f"crash of {self.name}")
+
+    def sleep(self) -> None:
+        """Put it to sleep (S3) from inside; libvirt then calls it pmsuspended."""
+        with suppress(TimeoutError, LabError):
+            self.shell("echo mem >/sys/power/state", timeout_s=1)
+        wait_until(lambda: self.state() == "pmsuspended", 20, f"sleep of {self.name}")
+
+    def wake(self) -> None:
+        """Wake it from sleep."""
+        self.call("wake-up", lambda domain: domain.pMWakeup())
+
+    def restore(self) -> None:
+        """Bring it back to how the lab handed it out: defined, running, thawed, agent answering."""
+        if self.frozen():
+            self.thaw()
+        self.define()
+        state = self.state()
+        if state == "paused":
+            self.resume()
+        elif state == "pmsuspended":
+            self.wake()
+        elif state != "running":
+            self.destroy()
+            self.start()
+        self.wait_counting()
+        if self.has_agent:
+            self._restore_agent()
+
+    def _restore_agent(self) -> None:
+        """Thaw file systems that a test froze, and wait for the agent."""
+        if self.sort is GuestSort.DISK:
+            with suppress(LabError):
+                self.call("thaw", lambda domain: domain.fsThaw(), timeout_s=10)
+        self.wait_agent()

@@ -1,0 +1,152 @@
+"""What both sorts of host have in common: names, guests, libvirtd's process, and how it is treated.
+
+Layer: lab. Invariant: a host is reached through this interface only, so a test or a benchmark runs
+on either tier. Effects: on the host's own libvirtd and guests, never on the machine's.
+"""
+
+import signal
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from pathlib import Path
+
+from lab.calls import connection, within
+from lab.definition import GuestSort
+from lab.errors import LabError
+from lab.guests import Guest
+from lab.images import Images
+from lab.processes import ProcessId, wait_until
+from lab.state import HostRecord, LabDirectory
+from lab.tools import run
+
+
+class Host(ABC):
+    """One host of a lab."""
+
+    def __init__(self, directory: LabDirectory, record: HostRecord, accelerator: str) -> None:
+        self._lab = directory
+        self.name = record.name
+        self.uuid = record.uuid
+        self.accelerator = accelerator
+        self.directory = Path(record.directory)
+        self.guests: list[Guest] = []
+
+    def __repr__(self) -> str:
+        return f"<host {self.name} at {self.directory}>"
+
+    @property
+    def guest_directory(self) -> Path:
+        """Where sockets and files of guests are."""
+        return self.directory / "g"
+
+    @property
+    @abstractmethod
+    def uri(self) -> str:
+        """The libvirt URI, usable from the machine itself."""
+
+    @property
+    @abstractmethod
+    def socket(self) -> Path:
+        """libvirtd's socket, as a path on the machine itself."""
+
+    @property
+    @abstractmethod
+    def env(self) -> dict[str, str]:
+        """The environment for a program that is to work on this host."""
+
+    @abstractmethod
+    def prepare(self, images: Images) -> None:
+        """Make the host's files, before anything of it runs."""
+
+    @abstractmethod
+    def command(self, arguments: Sequence[str]) -> list[str]:
+        """The words that run a command on this host, in `env`."""
+
+    @abstractmethod
+    def qemu_process(self, guest: str) -> ProcessId | None:
+        """The QEMU of a guest, found without libvirt."""
+
+    @abstractmethod
+    def libvirtd(self) -> ProcessId | None:
+        """The host's libvirtd, or None when it is dead; found without asking it."""
+
+    @abstractmethod
+    def start_libvirtd(self) -> None:
+        """Start libvirtd and wait until it answers; nothing when it runs."""
+
+    def make_disks(self, images: Images) -> None:
+        """Give each guest that has a disk its own overlay over the image in the cache."""
+        for guest in self.guests:
+            if guest.sort is GuestSort.DISK:
+                base = ("-b", images.disk, "-F", "qcow2")
+                run("qemu-img", "create", "-q", "-f", "qcow2", *base, guest.ports.disk)
+
+    def note(self, process: ProcessId, role: str) -> None:
+        """Put a process on the lab's record."""
+        self._lab.record(process, f"{self.name}-{role}")
+
+    def guest(self, name: str) -> Guest:
+        """A guest by name."""
+        for guest in self.guests:
+            if guest.name == name:
+                return guest
+        raise LabError(f"{self.name} has no guest {name}")
+
+    def libvirtd_pid(self) -> int:
+        """The pid of libvirtd; LabError when it is dead."""
+        process = self.libvirtd()
+        if process is None:
+            raise LabError(f"libvirtd of {self.name} is dead")
+        return process.pid
+
+    def kill_libvirtd(self, number: int = signal.SIGKILL) -> None:
+        """Send libvirtd a signal that ends it, and wait until it is gone; guests go on."""
+        process = self.libvirtd()
+        if process is None:
+            return
+        process.send(number)
+        wait_until(lambda: not process.alive(), 20, f"end of libvirtd of {self.name}")
+
+    def freeze(self) -> None:
+        """SIGSTOP to libvirtd: one that hangs."""
+        self._signal_libvirtd(signal.SIGSTOP)
+        wait_until(self.frozen, 5, f"stop of libvirtd of {self.name}")
+
+    def thaw(self) -> None:
+        """SIGCONT to libvirtd."""
+        self._signal_libvirtd(signal.SIGCONT)
+        wait_until(lambda: not self.frozen(), 5, f"thaw of libvirtd of {self.name}")
+
+    def frozen(self) -> bool:
+        """Whether libvirtd is stopped by a signal."""
+        process = self.libvirtd()
+        return process is not None and process.state() == "T"
+
+    def _signal_libvirtd(self, number: int) -> None:
+        process = self.libvirtd()
+        if process is None or not process.send(number):
+            raise LabError(f"libvirtd of {self.name} is dead")
+
+    def restart_libvirtd(self) -> None:
+        """Stop libvirtd in an orderly way and start it again."""
+        self.kill_libvirtd(signal.SIGTERM)
+        self.start_libvirtd()
+
+    def answers(self, timeout_s: float = 5) -> bool:
+        """Whether libvirtd answers a call."""
+        try:
+            with connection(self.uri, timeout_s) as conn:
+                return within(timeout_s, "asking libvirtd", conn.getLibVersion) > 0
+        except LabError:
+            return False
+
+    def wait_answering(self, timeout_s: float = 30) -> None:
+        """Wait until libvirtd answers."""
+        wait_until(lambda: self.answers(1), timeout_s, f"libvirtd of {self.name}")
+
+    def restore(self) -> None:
+        """Bring host and guests back to how they were handed out, whatever a test did to them."""
+        if self.frozen():
+            self.thaw()
+        self.start_libvirtd()
+        for guest in self.guests:
+            guest.restore()

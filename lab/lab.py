@@ -1,0 +1,218 @@
+"""A lab as a whole: made by `up`, found again by `attach`, taken away by `down`.
+
+Layer: lab, above hosts and guests; the command line and the tests are above it. Invariants: what is
+about to be made is in the state file first; a lab that fails on its way up takes itself away; two
+labs of different names never touch each other. Effects: all of the lab's. Errors: CannotRun when the
+machine can't do it, LabError else.
+"""
+
+import uuid
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from typing import Self
+
+from lab.cleanup import remove
+from lab.errors import LabError
+from lab.guests import Guest, GuestSort, GuestSpec, mixture, named
+from lab.host import Host
+from lab.images import Images, Say, guest_images
+from lab.light import LightHost
+from lab.probe import accelerator, require
+from lab.processes import myself
+from lab.state import (
+    DEFAULT_NAME,
+    MOST_GUESTS,
+    GuestRecord,
+    HostRecord,
+    LabDirectory,
+    LabState,
+    Phase,
+    Tier,
+)
+
+BOOT_AT_ONCE = 3
+"""Guests that boot side by side: a little more than two CPUs can use, so that none idles."""
+
+
+def silent(_text: str) -> None:
+    """For callers that want no progress."""
+
+
+class Lab:
+    """Some hosts with their guests."""
+
+    def __init__(
+        self,
+        directory: LabDirectory,
+        state: LabState,
+        images: Images,
+        specs: Sequence[GuestSpec] = (),
+    ) -> None:
+        self._directory = directory
+        self._state = state
+        self._images = images
+        self._specs = {spec.name: spec for spec in specs}
+        self.hosts = [self._host(record) for record in state.hosts]
+
+    @classmethod
+    def up(
+        cls,
+        name: str = DEFAULT_NAME,
+        tier: Tier | str = Tier.LIGHT,
+        hosts: int = 1,
+        guests: int | Sequence[GuestSpec] = 4,
+        *,
+        stays: bool = False,
+        say: Say = silent,
+    ) -> Self:
+        """Make a lab; `guests` are per host, and counted through over the lab.
+
+        It belongs to this process and keeps its lock until `down` (use it as a context manager),
+        unless it `stays`. What a killed `up`, or a process that died without `down`, left under
+        this name is taken away first; a lab that stays is not.
+        """
+        specs = mixture(guests) if isinstance(guests, int) else tuple(guests)
+        if hosts < 1 or hosts * len(specs) > MOST_GUESTS:
+            raise LabError(f"a lab has at least one host and at most {MOST_GUESTS} guests")
+        require(Tier(tier))
+        directory = LabDirectory(name)
+        if not directory.lock():
+            raise LabError(f"lab {name} is in use by another process; use another name")
+        try:
+            take_away_leftover(directory, say)
+            images = guest_images(say)
+            chosen = [named(specs, 1 + number * len(specs)) for number in range(hosts)]
+            state = _new_state(directory, Tier(tier), chosen, accelerator(images), stays)
+            lab = cls(directory, state, images, [spec for group in chosen for spec in group])
+            lab._bring_up(say)
+        except BaseException:
+            remove(directory)
+            directory.unlock()
+            raise
+        if stays:
+            directory.unlock()
+        return lab
+
+    @classmethod
+    def attach(cls, name: str = DEFAULT_NAME) -> Self:
+        """A lab that some other process has brought up."""
+        directory = LabDirectory(name)
+        state = directory.read()
+        if state is None:
+            raise LabError(f"there is no lab {name}; make one: lab/lab up --name {name}")
+        return cls(directory, state, guest_images(silent))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.down()
+
+    @property
+    def name(self) -> str:
+        """The lab's name."""
+        return self._state.name
+
+    @property
+    def state(self) -> LabState:
+        """What its state file says."""
+        return self._state
+
+    def host(self, name: str) -> Host:
+        """A host by name."""
+        for host in self.hosts:
+            if host.name == name:
+                return host
+        raise LabError(f"lab {self.name} has no host {name}")
+
+    @property
+    def guests(self) -> list[Guest]:
+        """The guests of all hosts."""
+        return [guest for host in self.hosts for guest in host.guests]
+
+    def down(self) -> list[str]:
+        """Take it away and let go of the lock; says what was there."""
+        if not self._directory.locked and not self._directory.lock():
+            raise LabError(f"lab {self.name} is in use by another process")
+        try:
+            return remove(self._directory)
+        finally:
+            self._directory.unlock()
+
+    def _host(self, record: HostRecord) -> Host:
+        """The object for a host of the state file, with its guests."""
+        host = LightHost(self._directory, record, self._state.accelerator)
+        for guest in record.guests:
+            spec = self._specs.get(guest.name) or GuestSpec(
+                sort=GuestSort(guest.sort), name=guest.name, memory_mib=guest.memory_mib
+            )
+            host.guests.append(Guest(host, spec, guest.uuid, self._images))
+        return host
+
+    def _bring_up(self, say: Say) -> None:
+        """Start hosts one after the other, then all guests, a few at once."""
+        for host in self.hosts:
+            say(f"host {host.name}: starting libvirtd")
+            host.prepare(self._images)
+            host.start_libvirtd()
+        with ThreadPoolExecutor(max_workers=BOOT_AT_ONCE) as pool:
+            for guest in pool.map(_boot, self.guests):
+                say(f"guest {guest.name} ({guest.sort}) runs")
+        self._state = replace(self._state, phase=Phase.UP)
+        self._directory.write(self._state)
+
+
+def _boot(guest: Guest) -> Guest:
+    guest.define()
+    guest.start()
+    return guest
+
+
+def take_away_leftover(directory: LabDirectory, say: Say) -> None:
+    """Remove what a dead process left of a lab; LabError when the lab is somebody's."""
+    state = directory.read()
+    if state is None:
+        return
+    left_over = state.phase is Phase.STARTING or state.owner is not None
+    if not left_over:
+        raise LabError(f"lab {state.name} is up already; take it away: lab/lab down")
+    for line in remove(directory):
+        say(f"left over from a lab that was killed: {line}")
+
+
+def _new_state(
+    directory: LabDirectory,
+    tier: Tier,
+    guests: Sequence[Sequence[GuestSpec]],
+    accelerator_name: str,
+    stays: bool,
+) -> LabState:
+    """Write down what is going to be made."""
+    hosts = tuple(
+        HostRecord(
+            name=f"h{number}",
+            uuid=str(uuid.uuid4()),
+            directory=str(directory.path / f"h{number}"),
+            guests=tuple(
+                GuestRecord(
+                    name=spec.name,
+                    sort=spec.sort,
+                    uuid=str(uuid.uuid4()),
+                    memory_mib=spec.memory_mib,
+                )
+                for spec in group
+            ),
+        )
+        for number, group in enumerate(guests, 1)
+    )
+    state = LabState(
+        name=directory.name,
+        tier=tier,
+        phase=Phase.STARTING,
+        accelerator=accelerator_name,
+        hosts=hosts,
+        owner=None if stays else myself(),
+    )
+    directory.write(state)
+    return state
