@@ -1,0 +1,387 @@
+"""The one way back for a paused guest: the guardian's and every normal run's.
+
+Layer: guardian; adapters/libvirt calls it too, so the emergency path is exercised by every run.
+Each guest by itself, all at once: through libvirt, and where libvirt is unusable by QMP `cont` on
+the guest's own monitor. Libvirt is unusable when the probe has no answer in 1 s, or when no resume
+of any chosen guest has, though the QEMU of one of them is not itself stopped. Invariants:
+
+- only a guest that is paused by user, in the same process, is resumed, and that is checked right
+  before; a success returned proves nothing, the state is read again;
+- a hung libvirtd is killed (daemon.py) only when a monitor gave no greeting, that guest's own QEMU
+  is not stopped, and libvirt is found not to serve; nothing is ever killed for a guest that hangs;
+- where QMP is not allowed (a lock manager) the guest would run without its disk lease: libvirtd is
+  restarted if it is systemd's, else libvirt is asked until it answers;
+- nothing here writes or waits for a disk: act, then record.
+
+Times are CLOCK_MONOTONIC in ns, but limits count only time in which this process was awake
+(probe.Awake). Errors: none is raised; every guest gets one `Back`.
+"""
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from queue import Empty, SimpleQueue
+
+import libvirt
+
+from hostagent.guardian import qmp
+from hostagent.guardian.connect import Lines, Ticket, Unreachable
+from hostagent.guardian.daemon import DaemonId, HungDaemon
+from hostagent.guardian.probe import Awake, Probe, ask_worker
+from hostagent.guardian.process import HALTED, STOPPED, state_of
+
+TICK_S = 0.02
+AGAIN_NS = 100_000_000
+AGAIN_LOST_NS = 20_000_000
+SILENCE_NS = 1_000_000_000
+GREETING_UNUSABLE_NS = 200_000_000
+"""A QEMU greets within milliseconds; when libvirt is known to be unusable no longer wait is due."""
+
+PAUSED_REASONS = {
+    2: "migration", 3: "save", 4: "dump", 5: "an I/O error", 6: "a watchdog", 7: "a snapshot",
+    8: "shutting down", 9: "a snapshot", 10: "a crash", 11: "starting up", 12: "post-copy",
+    13: "a failed post-copy", 14: "an API error",
+}  # fmt: skip
+"""virDomainPausedReason of libvirt-domain.h, in words."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Target:
+    """A guest that may have to be resumed: exactly this process of it.
+
+    `pid` and `start_ticks` identify its QEMU (process.py), `monitor` is the path of libvirt's own
+    QMP socket."""
+
+    uuid: str
+    name: str
+    domain_id: int
+    pid: int
+    start_ticks: int
+    monitor: str
+
+    def state(self) -> str:
+        """The state letter of its QEMU process; empty when that is gone."""
+        return state_of(self.pid, self.start_ticks)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ways:
+    """By which ways guests may be brought back. `qmp_refusal` says why QMP is not allowed."""
+
+    uri: str
+    qmp_allowed: bool
+    qmp_refusal: str
+    daemon: DaemonId | None
+
+
+class Result(StrEnum):
+    """What became of a guest."""
+
+    RESUMED = "resumed"
+    RUNNING = "running"
+    GONE = "gone"
+    NOT_OURS = "not-ours"
+    HUNG = "hung"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Back:
+    """What became of a guest; `called_ns` and `returned_ns` bound the resume that worked."""
+
+    uuid: str
+    result: Result
+    reason: str = ""
+    way: str = ""
+    called_ns: int = 0
+    returned_ns: int = 0
+
+
+@dataclass(slots=True, kw_only=True)
+class _Try:
+    """One guest in the making."""
+
+    target: Target
+    ticket: Ticket | None = None
+    ask_at_ns: int = 0
+    by_qmp: bool = False
+    qmp_at_ns: int = 0
+    reason: str = ""
+
+    @property
+    def asked(self) -> bool:
+        return self.ticket is not None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _NotYet:
+    """libvirt answered, and the guest is not back."""
+
+    reason: str
+
+
+_Answer = Back | _NotYet | qmp.Outcome | Exception
+
+
+class Resumer:
+    """Brings guests back. Several `resume` may run at once, in threads of their own."""
+
+    def __init__(self, ways: Ways, lines: Lines, probe: Probe) -> None:
+        self.ways = ways
+        self.lines = lines
+        self.probe = probe
+        self.hung_daemon = HungDaemon(ways.daemon)
+        self._serving: Probe | None = None
+        self._serving_lock = threading.Lock()
+        probe.on_reconnect(self.hung_daemon.reread)
+
+    def resume(
+        self, targets: Sequence[Target], limit_ns: int, on_back: Callable[[Back], None]
+    ) -> None:
+        """Resume these guests; returns when each is back or the limit is over.
+
+        `on_back` is called once for each guest, in this thread, as soon as it is known; it must
+        not wait."""
+        _Round(self, targets, on_back).run(limit_ns)
+
+    def serves(self) -> bool:
+        """Whether libvirt has a worker left for a call that can block. Asked only in need: the
+        first answer takes up to 1 s, and until then it is taken to serve."""
+        with self._serving_lock:
+            if self._serving is None:
+                self._serving = Probe(self.ways.uri, question=ask_worker)
+            return self._serving.usable()
+
+
+class _Round:
+    """One call of resume: the guests that are not back yet and what is under way for them."""
+
+    def __init__(
+        self, resumer: Resumer, targets: Sequence[Target], on_back: Callable[[Back], None]
+    ) -> None:
+        self._resumer = resumer
+        self._on_back = on_back
+        self._open = {target.uuid: _Try(target=target) for target in targets}
+        self._inbox: SimpleQueue[tuple[str, _Answer]] = SimpleQueue()
+        self._answered = False
+        self._silence: Awake | None = None
+
+    def run(self, limit_ns: int) -> None:
+        awake = Awake()
+        self._ask_libvirt()
+        while self._open and awake.passed_ns() < limit_ns:
+            self._listen()
+            self._ask_libvirt()
+            if self._open and self._unusable():
+                self._without_libvirt()
+        for attempt in list(self._open.values()):
+            self._close(self._given_up(attempt))
+
+    # through libvirt
+
+    def _ask_libvirt(self) -> None:
+        """Ask for every guest that is due. One whose QEMU is stopped is only waited for."""
+        now_ns = time.monotonic_ns()
+        for attempt in list(self._open.values()):
+            state = attempt.target.state()
+            if not state:
+                self._close(_back(attempt.target, Result.GONE, "its QEMU process has ended"))
+            elif state in STOPPED:
+                attempt.reason = "its QEMU process is stopped"
+            elif not attempt.asked and now_ns >= attempt.ask_at_ns:
+                self._submit(attempt)
+
+    def _submit(self, attempt: _Try) -> None:
+        target, put = attempt.target, self._inbox.put
+        attempt.ticket = self._resumer.lines.submit(
+            target.uuid,
+            lambda domain: _through_libvirt(domain, target),
+            lambda answer: put((target.uuid, answer)),
+        )
+        if self._silence is None:
+            self._silence = Awake()
+
+    def _listen(self) -> None:
+        """Take all answers that are there, or wait a tick for one."""
+        wait_s = TICK_S
+        while self._open:
+            try:
+                uuid, answer = self._inbox.get(timeout=wait_s) if wait_s else self._inbox.get(False)
+            except Empty:
+                return
+            wait_s = 0
+            if uuid in self._open:
+                self._hear(self._open[uuid], answer)
+
+    def _hear(self, attempt: _Try, answer: _Answer) -> None:
+        if isinstance(answer, qmp.Outcome):
+            attempt.by_qmp = False
+            self._hear_qmp(attempt, answer)
+            return
+        attempt.ticket = None
+        attempt.ask_at_ns = time.monotonic_ns() + AGAIN_NS
+        self._answered = self._answered or not isinstance(answer, Unreachable)
+        if isinstance(answer, Back):
+            self._close(answer)
+        elif isinstance(answer, _NotYet):
+            attempt.reason = answer.reason
+        elif isinstance(answer, Unreachable):
+            attempt.reason = str(answer)
+            attempt.ask_at_ns = time.monotonic_ns() + AGAIN_LOST_NS
+            self._resumer.probe.ask_now()
+        else:
+            attempt.reason = f"libvirt: {answer}"
+
+    # without libvirt
+
+    def _unusable(self) -> bool:
+        if not self._resumer.probe.usable():
+            return True
+        if self._answered or self._silence is None or self._silence.passed_ns() < SILENCE_NS:
+            return False
+        return any(
+            attempt.asked and attempt.target.state() not in HALTED
+            for attempt in self._open.values()
+        )
+
+    def _without_libvirt(self) -> None:
+        if not self._resumer.ways.qmp_allowed:
+            if not self._resumer.probe.usable():
+                self._resumer.hung_daemon.restart()
+            return
+        now_ns = time.monotonic_ns()
+        for attempt in self._open.values():
+            halted = attempt.target.state() in STOPPED
+            if not halted and not attempt.by_qmp and now_ns >= attempt.qmp_at_ns:
+                attempt.by_qmp = True
+                threading.Thread(
+                    target=self._by_qmp, args=(attempt.target,), name="qmp", daemon=True
+                ).start()
+
+    def _by_qmp(self, target: Target) -> None:
+        usable = self._resumer.probe.usable()
+        outcome = qmp.cont(
+            target.monitor,
+            greeting_ns=qmp.LIMIT_NS if usable else GREETING_UNUSABLE_NS,
+            confirm=lambda: target.state() != "",
+        )
+        self._inbox.put((target.uuid, outcome))
+
+    def _hear_qmp(self, attempt: _Try, outcome: qmp.Outcome) -> None:
+        attempt.qmp_at_ns = time.monotonic_ns() + AGAIN_LOST_NS
+        attempt.reason = f"QMP: {outcome.reason}"
+        target = attempt.target
+        if outcome.word is qmp.Word.RESUMED:
+            self._close(
+                Back(
+                    uuid=target.uuid,
+                    result=Result.RESUMED,
+                    way="qmp",
+                    called_ns=outcome.called_ns,
+                    returned_ns=outcome.returned_ns,
+                )
+            )
+        elif outcome.word is qmp.Word.RUNNING:
+            self._close(_back(target, Result.RUNNING, "", "qmp"))
+        elif outcome.word is qmp.Word.OTHER_STATUS:
+            self._close(_back(target, Result.NOT_OURS, outcome.reason, "qmp"))
+        elif outcome.word is qmp.Word.NO_GREETING:
+            self._held_monitor(attempt)
+
+    def _held_monitor(self, attempt: _Try) -> None:
+        """A libvirtd that does not serve holds the monitor: it has to go first."""
+        if attempt.target.state() in HALTED | {""}:
+            return
+        if self._resumer.probe.usable() and self._resumer.serves():
+            return
+        doubt = self._resumer.hung_daemon.kill()
+        if doubt:
+            attempt.reason += f"; libvirtd was not killed: {doubt}"
+            return
+        for other in self._open.values():
+            other.qmp_at_ns = 0
+
+    # the end
+
+    def _given_up(self, attempt: _Try) -> Back:
+        state = attempt.target.state()
+        if state in HALTED:
+            return _back(attempt.target, Result.HUNG, f"its QEMU process is stopped ({state})")
+        if not self._resumer.probe.usable():
+            refusal = self._resumer.ways.qmp_refusal
+            reason = f"libvirt does not answer; {refusal or attempt.reason}"
+            return _back(attempt.target, Result.FAILED, reason)
+        if attempt.asked:
+            return _back(attempt.target, Result.HUNG, "its QEMU does not answer")
+        return _back(attempt.target, Result.FAILED, attempt.reason or "no answer in time")
+
+    def _close(self, back: Back) -> None:
+        attempt = self._open.pop(back.uuid)
+        if attempt.ticket is not None:
+            attempt.ticket.cancel()
+        self._on_back(back)
+
+
+def _through_libvirt(domain: libvirt.virDomain, target: Target) -> Back | _NotYet:
+    """In a worker's thread: look, resume, look again."""
+    state, reason = domain.state()
+    early = _judge(domain, target, state, reason)
+    if early is not None:
+        return early
+    if not target.state():
+        return _back(target, Result.GONE, "its QEMU process has ended")
+    called_ns = time.monotonic_ns()
+    try:
+        domain.resume()
+    except libvirt.libvirtError as error:
+        # Somebody else was faster. Whatever it says, the state read below decides.
+        if error.get_error_code() != libvirt.VIR_ERR_OPERATION_INVALID:
+            raise
+        called_ns = 0
+    returned_ns = time.monotonic_ns()
+    state, reason = domain.state()
+    if state != libvirt.VIR_DOMAIN_RUNNING:
+        late = _judge(domain, target, state, reason)
+        return late or _NotYet(reason="it is paused although the resume returned")
+    if not called_ns:
+        return _back(target, Result.RUNNING, "", "libvirt")
+    return Back(
+        uuid=target.uuid,
+        result=Result.RESUMED,
+        way="libvirt",
+        called_ns=called_ns,
+        returned_ns=returned_ns,
+    )
+
+
+def _judge(
+    domain: libvirt.virDomain, target: Target, state: int, reason: int
+) -> Back | _NotYet | None:
+    """What a state says; None when the guest is paused, by user, in the process we know.
+
+    The id stands for one QEMU process as long as the connection lives: it is compared with the
+    one looked up on this connection, and the process itself is checked in /proc."""
+    if domain.ID() != target.domain_id:
+        fresh = domain.connect().lookupByUUIDString(target.uuid)
+        if fresh.ID() != target.domain_id:
+            return _NotYet(reason="libvirt knows it under another id, while its process lives")
+    if state in (libvirt.VIR_DOMAIN_RUNNING, libvirt.VIR_DOMAIN_BLOCKED):
+        return _back(target, Result.RUNNING, "", "libvirt")
+    if state == libvirt.VIR_DOMAIN_CRASHED:
+        return _back(target, Result.GONE, "it crashed")
+    if state in (libvirt.VIR_DOMAIN_SHUTDOWN, libvirt.VIR_DOMAIN_SHUTOFF):
+        return _NotYet(reason="it is shutting down")
+    if state == libvirt.VIR_DOMAIN_PMSUSPENDED:
+        return _back(target, Result.NOT_OURS, "it sleeps")
+    if state == libvirt.VIR_DOMAIN_PAUSED and reason != libvirt.VIR_DOMAIN_PAUSED_USER:
+        words = PAUSED_REASONS.get(reason, "an unknown reason")
+        return _back(target, Result.NOT_OURS, f"it is paused for {words}")
+    if state != libvirt.VIR_DOMAIN_PAUSED:
+        return _NotYet(reason="libvirt does not know its state")
+    return None
+
+
+def _back(target: Target, result: Result, reason: str, way: str = "") -> Back:
+    return Back(uuid=target.uuid, result=result, reason=reason, way=way)
