@@ -2,8 +2,8 @@
 
 Layer: lab. Invariant: a libvirtd that is dead or frozen never blocks the lab: the call is left to a
 daemon thread and the caller gets LabError. Connections are short-lived, because tests kill and
-replace libvirtd at will and a kept connection would be dead half of the time. libvirt's own printing
-of errors is turned off: they come as exceptions.
+replace libvirtd at will and a kept connection would be dead half of the time. libvirt's own
+printing of errors is turned off: they come as exceptions.
 """
 
 import queue

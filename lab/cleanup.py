@@ -7,7 +7,6 @@ away too. Effects: SIGKILL (lab guests hold nothing of worth, and a frozen proce
 else), removes interfaces and directories. Errors: LabError when something can't be removed.
 """
 
-import os
 import shutil
 from collections.abc import Iterator
 from contextlib import suppress
@@ -115,4 +114,4 @@ def _remove_files(directory: LabDirectory, state: LabState) -> None:
     for entry in directory.path.iterdir():
         if entry.name not in ("lock", "state.json"):
             entry.unlink()
-    os.unlink(directory.path / "state.json")
+    (directory.path / "state.json").unlink()

@@ -1,7 +1,7 @@
 """What a lab guest is: its sort and its libvirt definition.
 
 Layer: lab. Invariants: pure text, no effects; every guest, whatever its sort, has the same ports
-for the lab (two QMP monitors, a counter, a shell), so that any of them can be judged by the witness.
+for the lab (two QMP monitors, a counter, a shell), so that any can be judged by the witness.
 Why these machines: a q35 with a qemu64 CPU boots under software emulation everywhere; hpet as clock
 source, because on a busy machine a guest under emulation measures its TSC wrongly and its clock
 runs seconds off.

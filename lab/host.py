@@ -66,6 +66,10 @@ class Host(ABC):
         """The QEMU of a guest, found without libvirt."""
 
     @abstractmethod
+    def qemu_processes(self) -> list[ProcessId]:
+        """Every QEMU of this host, whether it belongs to one of its guests or not."""
+
+    @abstractmethod
     def libvirtd(self) -> ProcessId | None:
         """The host's libvirtd, or None when it is dead; found without asking it."""
 
@@ -79,6 +83,10 @@ class Host(ABC):
             if guest.sort is GuestSort.DISK:
                 base = ("-b", images.disk, "-F", "qcow2")
                 run("qemu-img", "create", "-q", "-f", "qcow2", *base, guest.ports.disk)
+
+    @abstractmethod
+    def replace_libvirtd_binary(self) -> None:
+        """Put a fresh copy of libvirtd in place of the one that runs; it counts from a restart."""
 
     def note(self, process: ProcessId, role: str) -> None:
         """Put a process on the lab's record."""

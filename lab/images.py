@@ -215,7 +215,7 @@ def _archive(root: Path) -> Iterator[bytes]:
     for number, path in enumerate(paths, start=1):
         info = path.lstat()
         if path.is_symlink():
-            content = os.readlink(path).encode()
+            content = str(path.readlink()).encode()
         else:
             content = path.read_bytes() if path.is_file() else b""
         yield _archive_entry(str(path.relative_to(root)), content, info.st_mode, number)

@@ -2,8 +2,8 @@
 
 Layer: lab, above hosts and guests; the command line and the tests are above it. Invariants: what is
 about to be made is in the state file first; a lab that fails on its way up takes itself away; two
-labs of different names never touch each other. Effects: all of the lab's. Errors: CannotRun when the
-machine can't do it, LabError else.
+labs of different names never touch each other. Effects: all of the lab's. Errors: CannotRun when
+the machine can't do it, LabError else.
 """
 
 import uuid
@@ -81,6 +81,10 @@ class Lab:
             raise LabError(f"lab {name} is in use by another process; use another name")
         try:
             take_away_leftover(directory, say)
+        except BaseException:
+            directory.unlock()
+            raise
+        try:
             images = guest_images(say)
             chosen = [named(specs, 1 + number * len(specs)) for number in range(hosts)]
             state = _new_state(directory, Tier(tier), chosen, accelerator(images), stays)
@@ -133,12 +137,12 @@ class Lab:
 
     def down(self) -> list[str]:
         """Take it away and let go of the lock; says what was there."""
-        if not self._directory.locked and not self._directory.lock():
-            raise LabError(f"lab {self.name} is in use by another process")
-        try:
-            return remove(self._directory)
-        finally:
-            self._directory.unlock()
+        return _remove(self._directory)
+
+    @staticmethod
+    def remove(name: str = DEFAULT_NAME) -> list[str]:
+        """Take a lab of that name away, whatever is left of it; says what was there."""
+        return _remove(LabDirectory(name))
 
     def _host(self, record: HostRecord) -> Host:
         """The object for a host of the state file, with its guests."""
@@ -161,6 +165,15 @@ class Lab:
                 say(f"guest {guest.name} ({guest.sort}) runs")
         self._state = replace(self._state, phase=Phase.UP)
         self._directory.write(self._state)
+
+
+def _remove(directory: LabDirectory) -> list[str]:
+    if not directory.locked and not directory.lock():
+        raise LabError(f"lab {directory.name} is in use by another process")
+    try:
+        return remove(directory)
+    finally:
+        directory.unlock()
 
 
 def _boot(guest: Guest) -> Guest:

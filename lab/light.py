@@ -16,7 +16,7 @@ from pathlib import Path
 from lab.errors import CannotRun, LabError
 from lab.host import Host
 from lab.images import Images
-from lab.processes import ProcessId, environment, read_pid_file
+from lab.processes import ProcessId, all_processes, command_line, environment, read_pid_file
 from lab.state import HostRecord, LabDirectory
 from lab.tools import SYSTEM_PATH
 from lab.users import as_ordinary_user, ordinary_user
@@ -136,6 +136,15 @@ class LightHost(Host):
         if process is not None:
             self.note(process, "libvirtd")
         self.wait_answering()
+
+    def qemu_processes(self) -> list[ProcessId]:
+        home = str(self.directory)
+        return [
+            process
+            for process in all_processes()
+            if environment(process).get("HOME") == home
+            and any(word.startswith("guest=") for word in command_line(process))
+        ]
 
     def qemu_process(self, guest: str) -> ProcessId | None:
         file = self._runtime / "libvirt" / "qemu" / "run" / f"{guest}.pid"

@@ -93,7 +93,9 @@ def _memory() -> Ability:
 def _open_files() -> Ability:
     """Sockets and logs of guests need file descriptors."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return Ability(what="open files", can=soft >= 256, why=f"limit {soft} (hard {hard})", tiers=BOTH)
+    return Ability(
+        what="open files", can=soft >= 256, why=f"limit {soft} (hard {hard})", tiers=BOTH
+    )
 
 
 def _disk() -> Ability:
@@ -124,9 +126,7 @@ def _attempt(what: str, *command: str) -> Ability:
 def _namespaces() -> Iterator[Ability]:
     yield _attempt("mount namespaces", "unshare", "--mount", "mount", "-t", "tmpfs", "x", "/mnt")
     yield _attempt("network namespaces", "unshare", "--net", "ip", "link", "set", "lo", "up")
-    yield _attempt(
-        "virtual Ethernet", "unshare", "--net", "ip", "link", "add", "x", "type", "veth"
-    )
+    yield _attempt("virtual Ethernet", "unshare", "--net", "ip", "link", "add", "x", "type", "veth")
     tun = Path("/dev/net/tun")
     why = str(tun) if tun.exists() else f"{tun} is missing"
     yield Ability(what="tun", can=tun.exists(), why=why)

@@ -91,7 +91,7 @@ class Monitor:
 
     def execute(
         self, command: str, arguments: Mapping[str, Any] | None = None, timeout_s: float = 5
-    ) -> Any:
+    ) -> Any:  # noqa: ANN401 each command returns a shape of its own
         """Run a command and return what it returned; events that come meanwhile are dropped."""
         self.send(command, arguments)
         deadline = time.monotonic() + timeout_s
@@ -103,7 +103,7 @@ class Monitor:
                 return body["return"]
 
 
-def ask(path: Path, command: str, timeout_s: float = 5) -> Any:
+def ask(path: Path, command: str, timeout_s: float = 5) -> Any:  # noqa: ANN401
     """One command on a connection of its own."""
     with Monitor(path, timeout_s) as monitor:
         return monitor.execute(command, timeout_s=timeout_s)

@@ -1,7 +1,8 @@
 """Which user light hosts run as, and how a command becomes that user's.
 
 Layer: lab, nothing below it. Why an ordinary user: a libvirtd of root is the system's, with its
-bridge and firewall rules; one of an ordinary user keeps to its own directory and needs no privilege.
+bridge and firewall rules; one of an ordinary user keeps to its own directory and needs no
+privilege.
 """
 
 import os

@@ -112,7 +112,8 @@ class Witness:
         monitor, key = self._monitor, f"witness-{next(self._keys)}"
         if monitor is None:
             raise LabError(f"{self._guest.name} has no QEMU")
-        self._answers[key] = answer = queue.Queue()
+        answer: queue.Queue[Any] = queue.Queue()
+        self._answers[key] = answer
         try:
             monitor.send("query-status", key=key)
             return str(answer.get(timeout=timeout_s)["status"])

@@ -1,0 +1,181 @@
+"""Fixtures over the lab: real hosts and guests for tests, and the audit that follows every one.
+
+Layer: tests. Hosts are booted once a session and brought back to order before each test that uses
+them; a test that wrecks a host for good takes a fresh one. Invariants: a tier that this machine
+can't do is skipped with the reason, named in the summary, and is a failure where CI=true; after
+every test with real guests the audit looks for guests that were left paused and for processes
+that were left behind. The fixtures' contract is in docs/how-to/use-the-lab.md.
+"""
+
+import os
+import sys
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+from lab import CannotRun, Guest, GuestSort, GuestSpec, Lab, LabError, Tier, Witness
+from lab.audit import MARK, Expected, findings, left_processes
+from lab.host import Host
+from lab.state import LabDirectory
+
+SHARED_SORTS = (GuestSort.AGENT, GuestSort.DISK, GuestSort.PLAIN, GuestSort.NO_HWCLOCK)
+TIER_FIXTURES = {
+    Tier.LIGHT: {"light_host", "fresh_light_host", "make_light_lab"},
+    Tier.FULL: {"full_host", "make_full_lab"},
+}
+
+not_run_key = pytest.StashKey[dict[str, str]]()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--campaign", action="store_true", help="run the slow campaigns too")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.stash[not_run_key] = {}
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Mark tests by the lab that they use; leave campaigns to those who ask for them."""
+    for item in items:
+        for tier, fixtures in TIER_FIXTURES.items():
+            if fixtures & set(getattr(item, "fixturenames", ())):
+                item.add_marker(str(tier))
+    asked = config.getoption("--campaign") or "campaign" in config.getoption("-m")
+    campaigns = [] if asked else [item for item in items if item.get_closest_marker("campaign")]
+    if campaigns:
+        config.stash[not_run_key]["campaign"] = f"{len(campaigns)} tests; ask with --campaign"
+        config.hook.pytest_deselected(items=campaigns)
+        items[:] = [item for item in items if item not in campaigns]
+
+
+def pytest_terminal_summary(
+    terminalreporter: pytest.TerminalReporter, config: pytest.Config
+) -> None:
+    not_run = config.stash[not_run_key]
+    if not_run:
+        terminalreporter.section("groups not run")
+        for group, reason in not_run.items():
+            terminalreporter.line(f"{group}: {reason}")
+
+
+def _cannot(config: pytest.Config, tier: Tier, reason: str) -> None:
+    """This machine can't do a tier: skipped, or failed where everything has to run."""
+    config.stash[not_run_key][str(tier)] = reason
+    if os.environ.get("CI") == "true":
+        pytest.fail(reason, pytrace=False)
+    pytest.skip(reason)
+
+
+def _make_lab(
+    config: pytest.Config, tier: Tier, hosts: int, guests: int | Sequence[GuestSpec]
+) -> Lab:
+    """A lab under the first name that no other test session holds."""
+    prefix = os.environ.get("HALAB_NAME", "t")
+    for number in range(1, 100):
+        name = f"{prefix}{number}"
+        directory = LabDirectory(name)
+        if not directory.lock():
+            continue
+        directory.unlock()
+        try:
+            return Lab.up(name, tier, hosts, guests)
+        except CannotRun as error:
+            _cannot(config, tier, str(error))
+    raise LabError("every lab name is in use")
+
+
+class Audit:
+    """What the current test declares, and the verdict on the hosts it used."""
+
+    def __init__(self, mark: str, directory: Path) -> None:
+        self.expected = Expected()
+        self.mark = mark
+        self.directory = directory
+
+    def expect_paused(self, guest: Guest) -> None:
+        """This guest is meant to be left paused (by its owner, say)."""
+        self.expected.paused.add(guest.name)
+
+    def expect_frozen(self, guest: Guest) -> None:
+        """The QEMU of this guest is meant to be left stopped."""
+        self.expected.frozen.add(guest.name)
+
+    def expect_dead_libvirtd(self, host: Host) -> None:
+        """The libvirtd of this host is meant to be left dead or stopped."""
+        self.expected.libvirtd_dead.add(host.name)
+
+    def check(self, host: Host) -> None:
+        """Fail the test when its host is not in order."""
+        found = findings(host, self.expected)
+        if found:
+            pytest.fail(f"audit of {host.name}: {'; '.join(found)}", pytrace=False)
+
+
+@pytest.fixture(autouse=True)
+def audit(request: pytest.FixtureRequest) -> Iterator[Audit]:
+    """The audit of this test; hosts are checked as they are handed back."""
+    tiers = [tier for tier in Tier if request.node.get_closest_marker(str(tier))]
+    if not tiers:
+        yield Audit("", Path())
+        return
+    directory = request.getfixturevalue("tmp_path")
+    verdict = Audit(uuid.uuid4().hex, directory)
+    yield verdict
+    left = left_processes(verdict.mark, directory)
+    if left:
+        pytest.fail(f"audit: {'; '.join(left)}", pytrace=False)
+
+
+@pytest.fixture
+def marked_env(audit: Audit) -> dict[str, str]:
+    """The environment to start hostagent with: whatever it leaves running is then found."""
+    return os.environ | {MARK: audit.mark}
+
+
+@pytest.fixture(scope="session")
+def _shared_light_lab(request: pytest.FixtureRequest) -> Iterator[Lab]:
+    specs = [GuestSpec(sort=sort) for sort in SHARED_SORTS]
+    with _make_lab(request.config, Tier.LIGHT, 1, specs) as lab:
+        yield lab
+
+
+@pytest.fixture
+def light_host(_shared_light_lab: Lab, audit: Audit) -> Iterator[Host]:
+    """The session's light host with g1 (agent), g2 (disk), g3 (plain), g4 (no hwclock)."""
+    host = _shared_light_lab.hosts[0]
+    host.restore()
+    yield host
+    audit.check(host)
+
+
+@pytest.fixture
+def make_light_lab(request: pytest.FixtureRequest, audit: Audit) -> Iterator[Callable[..., Lab]]:
+    """Labs of this test alone: make_light_lab(hosts=2, guests=1)."""
+    with ExitStack() as stack:
+
+        def make(hosts: int = 1, guests: int | Sequence[GuestSpec] = 2) -> Lab:
+            lab = stack.enter_context(_make_lab(request.config, Tier.LIGHT, hosts, guests))
+            for host in lab.hosts:
+                stack.callback(audit.check, host)
+            return lab
+
+        yield make
+
+
+@pytest.fixture
+def fresh_light_host(make_light_lab: Callable[..., Lab]) -> Host:
+    """A light host of this test alone, with g1 (agent) and g2 (disk)."""
+    return make_light_lab(guests=2).hosts[0]
+
+
+@pytest.fixture
+def witness() -> Iterator[Callable[[Guest], Witness]]:
+    """witness(guest) listens to a guest's QEMU until the test ends."""
+    with ExitStack() as stack:
+        yield lambda guest: stack.enter_context(Witness(guest))
