@@ -13,6 +13,7 @@ from types import UnionType
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 from hostagent.core.journal import Ended, Entry, Heard, Intent, Outcome, Planned, Row, Stamp
+from hostagent.core.plan import Plan
 
 T = TypeVar("T")
 
@@ -34,6 +35,11 @@ def entry_to_json(entry: Entry) -> dict[str, Any]:
     """One line of a journal: the row's kind, its fields, and its stamp."""
     row = entry.row
     return {"row": _NAMES[type(row)], "is": asdict(row), "at": asdict(entry.stamp)}
+
+
+def plan_to_json(plan: Plan) -> dict[str, Any]:
+    """A plan as it is shown by --dry-run."""
+    return asdict(plan)
 
 
 def entry_from_json(value: Any) -> Entry:  # noqa: ANN401 - what json.loads gives

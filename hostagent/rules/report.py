@@ -66,6 +66,7 @@ class RunReport:
     changed: bool
     warnings: tuple[str, ...]
     budget_s: float
+    signal: str | None
     update: UpdateReport
     guests: tuple[GuestReport, ...]
 
@@ -83,6 +84,7 @@ def report(state: State, now_ns: int) -> RunReport:
         changed=_changed(progress),
         warnings=(*state.plan.warnings, *_warnings(progress)),
         budget_s=progress.terms.budget_ns / 1e9,
+        signal=str(progress.signals[0].value) if progress.signals else None,
         update=_update(progress),
         guests=(*guests, *(_newcomer(name) for name in newcomers(progress))),
     )

@@ -40,16 +40,15 @@ class Terms:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
-    """A run as it was asked for: its terms, the guests named (none: all), and one override."""
+    """What was asked for: the terms, the guests named (none: all), and one override."""
 
-    run: str
     terms: Terms
     guests: tuple[str, ...] = ()
     ignore_running: bool = False
 
 
-def plan(request: Request, facts: Facts) -> Plan:
-    """The plan for this request on this host. Raises RefusedError; nothing was changed then."""
+def plan(run: str, request: Request, facts: Facts) -> Plan:
+    """The plan of this run. Raises RefusedError; nothing was changed then."""
     _refuse_beside_a_command(request, facts)
     guests = tuple(
         planned(guest, facts.held.get(guest.uuid, "")) for guest in select(facts, request.guests)
@@ -57,7 +56,7 @@ def plan(request: Request, facts: Facts) -> Plan:
     if not request.terms.allow_unpaused:
         _refuse_held(guests, facts)
     return Plan(
-        run=request.run,
+        run=run,
         kind="inplace",
         host=facts.host,
         guests=guests,

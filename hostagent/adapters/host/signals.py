@@ -1,0 +1,32 @@
+"""Signals that ask a run to stop, as things heard.
+
+Layer: adapters. While a run is under way SIGINT, SIGTERM and SIGHUP (a closed terminal, an ended
+ssh session) are told to the run, which resumes guests first. Job control (Ctrl-Z, output of a
+background job) is ignored: it would freeze us while guests stand still.
+"""
+
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+from hostagent.core.journal import Heard
+
+_STOP = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_JOB_CONTROL = (signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU)
+
+
+@contextmanager
+def told_to(put: Callable[[Heard], None]) -> Iterator[None]:
+    """Within this context stopping signals are put there (from the main thread, reentrant)."""
+
+    def tell(number: int, _frame: FrameType | None) -> None:
+        put(Heard(what="signal", value=signal.Signals(number).name))
+
+    before = {number: signal.signal(number, tell) for number in _STOP}
+    before |= {number: signal.signal(number, signal.SIG_IGN) for number in _JOB_CONTROL}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,147 @@
+"""The files of runs in the state directory: their names, which are unfinished, and their tidying.
+
+Layer: adapters. STATE/runs/RUN.jsonl is a run's journal, RUN.guardian.jsonl its guardian's, and
+RUN.guardian.json what a living guardian still has to bring back. A run is unfinished while its
+journal has no `ended` row.
+"""
+
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hostagent.adapters.host import processes
+from hostagent.adapters.journal_file import boot_id, read_journal
+from hostagent.core.journal import Heard, JournalError, State, fold
+from hostagent.core.plan import Verb
+from hostagent.core.ports import CommandId
+
+KEPT = 50
+"""Journals of ended runs that are kept; older ones are removed when a new run begins."""
+
+
+def default_state_dir() -> Path:
+    """/var/lib/hostagent for root, else the user's own (XDG Base Directory specification)."""
+    if os.geteuid() == 0:
+        return Path("/var/lib/hostagent")
+    return Path(os.environ.get("XDG_STATE_HOME", Path.home() / ".local/state")) / "hostagent"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunFiles:
+    """The files of one run."""
+
+    state_dir: Path
+    run: str
+
+    @property
+    def journal(self) -> Path:
+        """The run's own journal."""
+        return self.state_dir / "runs" / f"{self.run}.jsonl"
+
+    @property
+    def guardian_journal(self) -> Path:
+        """What its guardian did."""
+        return self.state_dir / "runs" / f"{self.run}.guardian.jsonl"
+
+    @property
+    def guardian_list(self) -> Path:
+        """What its guardian still has to bring back."""
+        return self.state_dir / "runs" / f"{self.run}.guardian.json"
+
+    def state(self) -> State:
+        """The fold of the journal. Raises OSError, JournalError."""
+        return fold(read_journal(self.journal))
+
+
+def all_runs(state_dir: Path) -> list[RunFiles]:
+    """All runs with a journal, oldest first: their names begin with their time."""
+    paths = sorted((state_dir / "runs").glob("*.jsonl"))
+    return [
+        RunFiles(state_dir=state_dir, run=path.stem)
+        for path in paths
+        if not path.name.endswith(".guardian.jsonl")
+    ]
+
+
+def unfinished_runs(state_dir: Path) -> list[RunFiles]:
+    """Runs without an end, oldest first. An empty journal is a run that never had a plan."""
+    return [files for files in all_runs(state_dir) if _is_unfinished(files.journal)]
+
+
+def _is_unfinished(path: Path) -> bool:
+    """By the last line alone: reading a hundred whole journals would make `status` slow."""
+    text = path.read_bytes()
+    last = text.rstrip(b"\n").rpartition(b"\n")[2]
+    return bool(text.strip()) and not last.startswith(b'{"row":"ended"')
+
+
+def living_commands(state_dir: Path) -> Iterator[tuple[CommandId, str]]:
+    """Update commands of earlier runs that still live, with their command lines."""
+    for files in all_runs(state_dir):
+        try:
+            state = files.state()
+        except (OSError, JournalError):
+            continue
+        launched = state.done.get(Verb.LAUNCH)
+        if launched is None or state.boot_id != boot_id():
+            continue
+        figures = launched.outcome.figures
+        pid, ticks = figures.get("pid"), figures.get("start_ticks")
+        if not isinstance(pid, int) or not isinstance(ticks, int):
+            continue
+        command = CommandId(pid=pid, start_ticks=ticks)
+        if processes.alive(command):
+            yield command, processes.command_line(pid)
+
+
+def guardian_rows(files: RunFiles) -> list[Heard]:
+    """What the guardian brought back, as rows for the run's own journal."""
+    try:
+        lines = files.guardian_journal.read_bytes().splitlines()
+    except OSError:
+        return []
+    rows = []
+    for line in lines:
+        try:
+            entry = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(entry, dict) and entry.get("row") == "back":
+            rows.append(Heard(what="guardian-back", value=_back(entry)))
+    return rows
+
+
+def _back(entry: dict[str, Any]) -> dict[str, Any]:
+    figures = {name: entry.get(name) for name in ("called_ns", "returned_ns", "way")}
+    return {
+        "uuid": str(entry.get("uuid", "")),
+        "result": str(entry.get("result", "")),
+        "reason": str(entry.get("reason", "")) or "the guardian brought it back",
+        "figures": figures,
+    }
+
+
+def held_guests(state_dir: Path) -> dict[str, str]:
+    """Guests that a living guardian of an earlier run still waits for, with that run's name."""
+    held: dict[str, str] = {}
+    for path in (state_dir / "runs").glob("*.guardian.json"):
+        try:
+            content = json.loads(path.read_bytes())
+            guardian = CommandId(pid=content["pid"], start_ticks=content["start_ticks"])
+            guests = [str(uuid) for uuid in content["waiting_for_hung"]]
+        except (OSError, ValueError, KeyError, TypeError):
+            continue
+        if processes.alive(guardian):
+            held.update(dict.fromkeys(guests, path.name.removesuffix(".guardian.json")))
+    return held
+
+
+def tidy(state_dir: Path) -> None:
+    """Remove the files of ended runs but the newest; never one that is unfinished."""
+    ended = [files for files in all_runs(state_dir) if not _is_unfinished(files.journal)]
+    for files in ended[:-KEPT]:
+        for path in (files.guardian_journal, files.journal):
+            path.unlink(missing_ok=True)

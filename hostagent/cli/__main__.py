@@ -1,0 +1,5 @@
+"""`python -m hostagent.cli`: the same as the console script."""
+
+from hostagent.cli import main
+
+main()

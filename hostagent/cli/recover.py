@@ -1,0 +1,59 @@
+"""`hostagent recover`: bring back what a run that died had paused, and nothing else.
+
+Layer: cli. Works while libvirtd is dead: journal and lock say all that is needed.
+"""
+
+import click
+
+from hostagent.cli.globals import Globals
+from hostagent.cli.messages import show_json
+from hostagent.cli.progress import Progress
+from hostagent.cli.run_report import EXIT_CODES, report_to_json, show_report
+from hostagent.core.plan import Ending
+from hostagent.rules.verdict import SEVERITY
+
+
+@click.command()
+@click.option("--dry-run", is_flag=True, help="Show what is unfinished; do nothing.")
+@click.pass_obj
+def recover(globals_: Globals, dry_run: bool) -> int:
+    """Finish runs that died: resume the guests they paused, and say how each run ended.
+
+    Every command that changes something does this first by itself.
+    """
+    from hostagent.wiring import Site
+
+    site = Site(globals_.uri, globals_.state_dir)
+    if dry_run:
+        _show_unfinished(globals_, [left.sentence for left in site.unfinished()])
+        return 0
+    reports = site.recover(say=Progress(quiet=globals_.quiet).say)
+    if globals_.as_json:
+        runs = [report_to_json(report) for report in reports]
+        head = {"schema": "hostagent.recover/1", "changed": bool(runs), "warnings": []}
+        show_json({**head, "runs": runs})
+    else:
+        for report in reports:
+            click.echo(f"Run {report.run}:")
+            show_report(globals_, report)
+        if not reports:
+            click.echo("Nothing to recover.")
+    return _exit_code([Ending(report.result) for report in reports])
+
+
+def _exit_code(endings: list[Ending]) -> int:
+    """An interrupted run that was brought back is a recovery that is done."""
+    worst = min(endings, key=SEVERITY.index, default=Ending.DONE)
+    bad = worst in (Ending.AMBIGUOUS, Ending.RESUME_FAILED)
+    return EXIT_CODES[worst] if bad else 0
+
+
+def _show_unfinished(globals_: Globals, sentences: list[str]) -> None:
+    if globals_.as_json:
+        head = {"schema": "hostagent.recover/1", "changed": False, "dry_run": True, "warnings": []}
+        show_json({**head, "unfinished": sentences})
+        return
+    for sentence in sentences:
+        click.echo(sentence)
+    if not sentences:
+        click.echo("Nothing to recover.")

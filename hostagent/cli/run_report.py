@@ -1,0 +1,97 @@
+"""How a run's plan and its report are printed.
+
+Layer: cli. JSON is hostagent.run/1; field names are those of rules/report.
+"""
+
+from dataclasses import asdict
+from typing import Any
+
+import click
+
+from hostagent.cli.globals import Globals
+from hostagent.cli.messages import show_json
+from hostagent.cli.tables import milliseconds, seconds, table
+from hostagent.core.codec import plan_to_json
+from hostagent.core.plan import Ending, Plan
+from hostagent.rules.report import GuestReport, RunReport
+from hostagent.rules.request import terms_of
+from hostagent.rules.verdict import exit_words
+
+EXIT_CODES = {
+    Ending.DONE: 0,
+    Ending.PARTLY: 3,
+    Ending.BUDGET_EXCEEDED: 3,
+    Ending.UPDATE_FAILED: 1,
+    Ending.RESUME_FAILED: 1,
+    Ending.REFUSED: 4,
+    Ending.AMBIGUOUS: 5,
+    Ending.INTERRUPTED: 130,
+}
+
+
+def show_plan(globals_: Globals, plan: Plan) -> None:
+    """What a run would do."""
+    if globals_.as_json:
+        document = {"schema": "hostagent.run/1", "changed": False, "dry_run": True}
+        show_json({**document, "warnings": list(plan.warnings), "plan": plan_to_json(plan)})
+        return
+    terms = terms_of(plan)
+    click.echo(f"Host {plan.host.name}: would run {' '.join(terms.command)}")
+    click.echo(f"with these guests paused, for at most {terms.budget_ns / 1e9:g} s:\n")
+    rows = [
+        [guest.name, "skip" if guest.skip else "pause", guest.skip or guest.job]
+        for guest in plan.guests
+    ]
+    click.echo(table(["GUEST", "DO", "WHY"], rows))
+    _show_warnings(plan.warnings)
+
+
+def show_report(globals_: Globals, report: RunReport) -> None:
+    """What a run did."""
+    if globals_.as_json:
+        show_json(report_to_json(report))
+        return
+    if report.guests:
+        click.echo(table(_HEAD, [_row(guest) for guest in report.guests]))
+    click.echo(_sentence(report))
+    if not globals_.quiet:
+        _show_warnings(report.warnings)
+
+
+def report_to_json(report: RunReport) -> dict[str, Any]:
+    """hostagent.run/1."""
+    return {"schema": "hostagent.run/1", **asdict(report)}
+
+
+_HEAD = ["GUEST", "RESULT", "PAUSE", "+/-", "SOURCE", "API", "CLOCK FELL BEHIND", "REASON"]
+
+
+def _row(guest: GuestReport) -> list[str]:
+    return [
+        guest.name,
+        guest.result,
+        seconds(guest.pause_s),
+        milliseconds(guest.pause_uncertainty_s),
+        guest.pause_source or "-",
+        seconds(guest.pause_api_s),
+        seconds(guest.pause_guest_clock_s),
+        guest.reason,
+    ]
+
+
+def _sentence(report: RunReport) -> str:
+    update = report.update
+    command = " ".join(update.command)
+    parts = [f"{report.result}: {command}"]
+    if update.exit_code is not None:
+        parts.append(exit_words(update.exit_code))
+    if update.duration_s is not None:
+        parts.append(f"took {update.duration_s:.3f} s")
+    if report.reason:
+        parts.append(report.reason)
+    return ", ".join(parts)
+
+
+def _show_warnings(warnings: tuple[str, ...]) -> None:
+    for warning in warnings:
+        click.echo(f"warning: {warning}", err=True)

@@ -1,0 +1,26 @@
+"""Plain, aligned, uncut tables: the same in a pipe and on a terminal.
+
+Layer: cli.
+"""
+
+from collections.abc import Sequence
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Columns as wide as their widest cell, two spaces apart, nothing behind the last."""
+    lines = [list(head), *(list(row) for row in rows)]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(head))]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
+        for line in lines
+    )
+
+
+def seconds(value_s: float | None) -> str:
+    """A duration for people: milliseconds below ten seconds' worth of precision, `-` for none."""
+    return "-" if value_s is None else f"{value_s:.3f} s"
+
+
+def milliseconds(value_s: float | None) -> str:
+    """A small duration for people."""
+    return "-" if value_s is None else f"{value_s * 1000:.1f} ms"

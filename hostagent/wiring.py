@@ -1,0 +1,297 @@
+"""Puts a run together: the only place where rules, work and adapters meet.
+
+A `Site` is one host's libvirt and one state directory. Order of every command that changes
+something: lock -> no guardian alive -> what earlier runs left is brought back -> facts -> plan ->
+run. Reading commands (status, --dry-run) take no lock and change nothing.
+"""
+
+import contextlib
+import os
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+from hostagent.adapters import run_files
+from hostagent.adapters.guardian import GuardianWatch, NoGuardian
+from hostagent.adapters.host.command import HostCommand
+from hostagent.adapters.host.locks import Holder, RunLock
+from hostagent.adapters.host.signals import told_to
+from hostagent.adapters.journal_file import JournalFile, MemoryJournal
+from hostagent.adapters.libvirt.agent import LibvirtAgent
+from hostagent.adapters.libvirt.guests import LibvirtGuests
+from hostagent.adapters.libvirt.pause import LibvirtPauser
+from hostagent.adapters.run_files import RunFiles
+from hostagent.core.errors import LibvirtUnreachableError, RefusedError
+from hostagent.core.journal import JournalError, Planned, State, start
+from hostagent.core.model import Facts
+from hostagent.core.plan import Plan, Verb
+from hostagent.core.ports import Journal, Watch
+from hostagent.rules import inplace
+from hostagent.rules import request as requests
+from hostagent.rules.progress import Progress
+from hostagent.rules.report import RunReport, report
+from hostagent.rules.request import Request
+from hostagent.work import recovery
+from hostagent.work.fence import Fence
+from hostagent.work.runner import Inbox, Runner, Steps
+from hostagent.work.steps.clock import ReadClocks
+from hostagent.work.steps.command import Apply, Cancel, Commands, Launch, RunCommand, Signal
+from hostagent.work.steps.guests import AwaitJobs, Census
+from hostagent.work.steps.pause import Pause, PauseWork, Resume
+from hostagent.work.steps.watch import Arm, Disarm
+
+Say = Callable[[str], None]
+OpenJournal = Callable[[Path], Journal]
+
+GUARDIAN_WAIT_S = 5.0
+"""How long a command waits for a guardian that is just bringing an earlier run's guests back."""
+FIRST_SYNC_LIMIT_S = 10.0
+"""How long the plan may take to the disk; guests are not paused over one that is slower."""
+LAST_SYNC_LIMIT_S = 2.0
+"""How long the end of a run waits for the disk; guests run, and recovery would find that out."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unfinished:
+    """A run without an end, for status."""
+
+    run: str
+    started: str
+    sentence: str
+
+
+class Site:
+    """One host's libvirt, and the state directory of its runs.
+
+    `open_journal` is where a test stands between a run and its disk.
+    """
+
+    def __init__(
+        self, uri: str, state_dir: Path | None = None, open_journal: OpenJournal = JournalFile
+    ) -> None:
+        self._uri = uri
+        self._state_dir = (state_dir or run_files.default_state_dir()).absolute()
+        self._open_journal = open_journal
+
+    def plan(self, request: Request) -> Plan:
+        """What a run would do; nothing is locked, brought back or changed."""
+        return requests.plan(_new_run(), request, self._facts())
+
+    def run(self, request: Request, *, output: int | None, say: Say) -> RunReport:
+        """Carry a run out. `output` is where its commands write (None: where we do). Raises
+        RefusedError and its kinds while nothing was changed."""
+        with self._locked(self._host_uuid(say)) as lock:
+            self._bring_back(lock, say)
+            plan = requests.plan(_new_run(), request, self._facts())
+            run_files.tidy(self._state_dir)
+            files = RunFiles(state_dir=self._state_dir, run=plan.run)
+            journal, state = self._begin(files, plan)
+            lock.name(Holder(run=plan.run, pid=os.getpid(), state_dir=str(self._state_dir)))
+            return self._drive(files, journal, state, lock, output=output, say=say)
+
+    def recover(self, *, say: Say) -> list[RunReport]:
+        """Finish every run that was left unfinished. Raises RefusedError while one is under way."""
+        reports = []
+        for host_uuid in dict.fromkeys(state.plan.host.uuid for _, state in self._left()):
+            with self._locked(host_uuid) as lock:
+                reports += self._bring_back(lock, say)
+        return reports
+
+    def unfinished(self) -> list[Unfinished]:
+        """What runs left unfinished; nothing is done about it."""
+        return [_unfinished(files, state) for files, state in self._left()]
+
+    def _facts(self) -> Facts:
+        facts = LibvirtGuests(self._uri).facts()
+        return replace(
+            facts,
+            held=run_files.held_guests(self._state_dir),
+            running_commands={
+                command.pid: line for command, line in run_files.living_commands(self._state_dir)
+            },
+        )
+
+    def _host_uuid(self, say: Say) -> str:
+        """Which host this is. Even where libvirt can't say, guests of a dead run are helped."""
+        try:
+            return LibvirtGuests(self._uri).facts().host.uuid
+        except LibvirtUnreachableError:
+            self.recover(say=say)
+            raise
+
+    @contextlib.contextmanager
+    def _locked(self, host_uuid: str) -> Iterator[RunLock]:
+        lock = RunLock(host_uuid)
+        lock.acquire()
+        try:
+            _wait_for_guardian(lock)
+            yield lock
+        finally:
+            lock.release()
+
+    def _left(self, state_dir: Path | None = None) -> Iterator[tuple[RunFiles, State]]:
+        for files in run_files.unfinished_runs(state_dir or self._state_dir):
+            with contextlib.suppress(OSError, JournalError):
+                yield files, files.state()
+
+    def _bring_back(self, lock: RunLock, say: Say) -> list[RunReport]:
+        """Finish the runs of this host that were left unfinished, in whatever state directory."""
+        places = [self._state_dir]
+        if lock.left_by is not None and Path(lock.left_by.state_dir) not in places:
+            places.append(Path(lock.left_by.state_dir))
+        reports = []
+        for place in places:
+            held = run_files.held_guests(place)
+            for files, state in self._left(place):
+                if state.plan.host.uuid == lock.host_uuid and files.run not in held.values():
+                    reports.append(self._take_over(files, state, say))
+        if all(_is_over(found) for found in reports):
+            lock.name(None)
+        return reports
+
+    def _take_over(self, files: RunFiles, state: State, say: Say) -> RunReport:
+        say(f"bringing back what run {files.run} left")
+        try:
+            journal = self._open_journal(files.journal)
+        except OSError as error:
+            say(f"{files.journal} can't be written ({error.strerror}); bringing guests back anyway")
+            journal = MemoryJournal()
+        steps = _steps(state.plan, NoGuardian(), HostCommand())
+        rows = run_files.guardian_rows(files)
+        state = recovery.take_over(state, journal, steps, rows)
+        return _finish(journal, state, steps, queue.SimpleQueue(), say)
+
+    def _begin(self, files: RunFiles, plan: Plan) -> tuple[Journal, State]:
+        """Open the journal and see the plan on the disk, or refuse."""
+        journal = _open(self._open_journal, files.journal)
+        state = start(journal.append(Planned(plan=plan)))
+        problem = _sync_within(journal, FIRST_SYNC_LIMIT_S)
+        if problem:
+            raise RefusedError(
+                f"the journal {files.journal} can't be written: {problem}",
+                hint="free space or choose another --state-dir; nothing was paused",
+            )
+        return journal, state
+
+    def _drive(
+        self,
+        files: RunFiles,
+        journal: Journal,
+        state: State,
+        lock: RunLock,
+        *,
+        output: int | None,
+        say: Say,
+    ) -> RunReport:
+        inbox: Inbox = queue.SimpleQueue()
+        watch = GuardianWatch(files, lock.guardian_path, inbox.put)
+        with told_to(inbox.put):
+            steps = _steps(state.plan, watch, HostCommand(output))
+            done = _finish(journal, state, steps, inbox, say)
+        if _is_over(done):
+            lock.name(None)
+        return done
+
+
+def _steps(plan: Plan, watch: Watch, command: HostCommand) -> Steps:
+    """The workers of one run."""
+    fence = Fence()
+    pausing = PauseWork(LibvirtPauser(plan.host), watch, plan.guests, fence)
+    commands = Commands(command, fence)
+    guests = LibvirtGuests(plan.host.uri)
+    running = RunCommand(commands)
+    return {
+        Verb.PREPARE: running,
+        Verb.AWAIT_JOBS: AwaitJobs(guests),
+        Verb.READ_CLOCKS: ReadClocks(LibvirtAgent(plan.host.uri), plan.guests),
+        Verb.LAUNCH: Launch(commands),
+        Verb.ARM: Arm(pausing, plan),
+        Verb.PAUSE: Pause(pausing),
+        Verb.APPLY: Apply(commands),
+        Verb.RESUME: Resume(pausing),
+        Verb.DISARM: Disarm(watch),
+        Verb.CENSUS: Census(guests, plan),
+        Verb.CANCEL: Cancel(commands),
+        Verb.SIGNAL: Signal(commands),
+        Verb.VERIFY: running,
+        Verb.ROLLBACK: running,
+    }
+
+
+def _finish(journal: Journal, state: State, steps: Steps, inbox: Inbox, say: Say) -> RunReport:
+    """Drive a run to its end and report it."""
+    runner = Runner(
+        decide=inplace.next,
+        state=state,
+        journal=journal,
+        steps=steps,
+        inbox=inbox,
+        clock=time.monotonic_ns,
+        say=say,
+    )
+    recovery.finish(runner, lambda state: bool(Progress(state).to_resume))
+    _sync_within(journal, LAST_SYNC_LIMIT_S)
+    return report(runner.state, time.monotonic_ns())
+
+
+def _wait_for_guardian(lock: RunLock) -> None:
+    until = time.monotonic() + GUARDIAN_WAIT_S
+    while lock.guardian_lives():
+        if time.monotonic() >= until:
+            raise RefusedError(
+                "a guardian is still bringing guests of an earlier run back",
+                hint="`hostagent status` names the run; look at its guests' QEMU processes",
+            )
+        time.sleep(0.05)
+
+
+def _open(open_journal: OpenJournal, path: Path) -> Journal:
+    try:
+        return open_journal(path)
+    except OSError as error:
+        raise RefusedError(
+            f"the journal {path} can't be opened: {error.strerror}",
+            hint="make the state directory writable, or choose another with --state-dir",
+        ) from error
+
+
+def _sync_within(journal: Journal, limit_s: float) -> str:
+    """Why the journal is not on the disk by now; empty when it is."""
+    problems = ["no answer from its disk"]
+
+    def sync() -> None:
+        try:
+            journal.sync()
+            problems[0] = ""
+        except OSError as error:
+            problems[0] = error.strerror or str(error)
+
+    thread = threading.Thread(target=sync, name="sync", daemon=True)
+    thread.start()
+    thread.join(limit_s)
+    return problems[0]
+
+
+def _is_over(ended: RunReport) -> bool:
+    """Whether the run left no guest that is still to be brought back."""
+    return all(guest.result not in ("unsettled", "resume-failed") for guest in ended.guests)
+
+
+def _new_run() -> str:
+    """A run's name: when it began, and which process, so that names sort by time."""
+    return f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{os.getpid()}"
+
+
+def _unfinished(files: RunFiles, state: State) -> Unfinished:
+    progress = Progress(state)
+    names = [guest.name for guest in progress.guests if guest.uuid in progress.to_resume]
+    what = f"guests that may be paused: {', '.join(names)}" if names else "no guest is paused by it"
+    return Unfinished(
+        run=files.run,
+        started=files.run.partition("-")[0],
+        sentence=f"run {files.run} has no end; {what}; `hostagent recover` finishes it",
+    )
