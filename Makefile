@@ -15,10 +15,10 @@ demo: venv
 	$(PY) -m lab.demo
 
 test: venv lint
-	$(PY) -m pytest -m "not campaign"
+	$(PY) -m pytest
 
 test-all: venv lint
-	$(PY) -m pytest
+	$(PY) -m pytest --campaign
 
 lint: venv
 	$(PY) -m ruff check .
