@@ -272,6 +272,10 @@ class Lines:
         """Whether any connection is open (which a frozen libvirtd keeps them)."""
         return any(slot.up for slot in self._slots)
 
+    def backlog(self) -> int:
+        """How many calls wait for a worker."""
+        return self._jobs.qsize()
+
     def close(self) -> None:
         """Close every connection, each in its own thread. Never waits."""
         self._closed.set()

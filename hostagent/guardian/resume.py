@@ -35,6 +35,7 @@ from hostagent.guardian.process import HALTED, STOPPED, state_of
 TICK_S = 0.02
 AGAIN_NS = 100_000_000
 AGAIN_LOST_NS = 20_000_000
+QMP_LAST_WAIT_NS = 500_000_000
 SILENCE_NS = 1_000_000_000
 GREETING_UNUSABLE_NS = 200_000_000
 """A QEMU greets within milliseconds; when libvirt is known to be unusable no longer wait is due."""
@@ -108,6 +109,7 @@ class _Try:
     ask_at_ns: int = 0
     by_qmp: bool = False
     qmp_at_ns: int = 0
+    qmp_tries: int = 0
     reason: str = ""
 
     @property
@@ -190,8 +192,13 @@ class _Round:
                 self._close(_back(attempt.target, Result.GONE, "its QEMU process has ended"))
             elif state in STOPPED:
                 attempt.reason = "its QEMU process is stopped"
-            elif not attempt.asked and now_ns >= attempt.ask_at_ns:
+            elif not attempt.asked and now_ns >= attempt.ask_at_ns and self._worth_asking():
                 self._submit(attempt)
+
+    def _worth_asking(self) -> bool:
+        """Where nobody answers, calls would only pile up. The probe's finding alone does not
+        keep a call back: its own connection may be the trouble."""
+        return self._resumer.probe.usable() or self._resumer.lines.backlog() == 0
 
     def _submit(self, attempt: _Try) -> None:
         target, put = attempt.target, self._inbox.put
@@ -222,7 +229,9 @@ class _Round:
             return
         attempt.ticket = None
         attempt.ask_at_ns = time.monotonic_ns() + AGAIN_NS
-        self._answered = self._answered or not isinstance(answer, Unreachable)
+        if not isinstance(answer, Unreachable):
+            self._answered = True
+            self._silence = Awake()
         if isinstance(answer, Back):
             self._close(answer)
         elif isinstance(answer, _NotYet):
@@ -270,7 +279,9 @@ class _Round:
         self._inbox.put((target.uuid, outcome))
 
     def _hear_qmp(self, attempt: _Try, outcome: qmp.Outcome) -> None:
-        attempt.qmp_at_ns = time.monotonic_ns() + AGAIN_LOST_NS
+        attempt.qmp_tries += 1
+        wait_ns = min(AGAIN_LOST_NS << attempt.qmp_tries, QMP_LAST_WAIT_NS)
+        attempt.qmp_at_ns = time.monotonic_ns() + wait_ns
         attempt.reason = f"QMP: {outcome.reason}"
         target = attempt.target
         if outcome.word is qmp.Word.RESUMED:
@@ -293,6 +304,8 @@ class _Round:
     def _held_monitor(self, attempt: _Try) -> None:
         """A libvirtd that does not serve holds the monitor: it has to go first."""
         if attempt.target.state() in HALTED | {""}:
+            return
+        if self._answered and self._silence and self._silence.passed_ns() < SILENCE_NS:
             return
         if self._resumer.probe.usable() and self._resumer.serves():
             return
