@@ -15,7 +15,7 @@ import click
 from hostagent import __version__
 from hostagent.cli.globals import Globals, OutputFormat
 from hostagent.cli.messages import show_bug, show_error
-from hostagent.core.errors import HostagentError
+from hostagent.core.errors import HostagentError, UsageError
 
 COMMANDS = {
     "run": "Pause guests, run a command, resume them, and report each pause.",
@@ -50,9 +50,8 @@ class LazyGroup(click.Group):
     "uri",
     metavar="URI",
     envvar="LIBVIRT_DEFAULT_URI",
-    default="qemu:///system",
-    show_default=True,
-    help="The libvirt of this host, as in virsh.",
+    default="",
+    help="The libvirt of this host. [default: $LIBVIRT_DEFAULT_URI, else as virsh]",
 )
 @click.option(
     "--state-dir",
@@ -62,15 +61,15 @@ class LazyGroup(click.Group):
 @click.option(
     "-o",
     "--output",
-    type=click.Choice(list(OutputFormat)),
-    default=OutputFormat.TABLE,
+    type=click.Choice([str(form) for form in OutputFormat]),
+    default=str(OutputFormat.TABLE),
     show_default=True,
     help="Tables for people, or JSON.",
 )
 @click.option("-q", "--quiet", is_flag=True, help="No progress, no hints: the result only.")
 @click.pass_context
 def cli(
-    ctx: click.Context, uri: str, state_dir: Path | None, output: OutputFormat, quiet: bool
+    ctx: click.Context, uri: str, state_dir: Path | None, output: str, quiet: bool
 ) -> None:
     """Planned maintenance of KVM/libvirt hosts that guests hardly notice."""
     ctx.obj = Globals(uri=uri, state_dir=state_dir, output=OutputFormat(output), quiet=quiet)
@@ -97,7 +96,10 @@ def _run(arguments: list[str]) -> int:
     except click.exceptions.Exit as error:
         return error.exit_code
     except click.ClickException as error:
-        error.show()
+        if as_json:
+            show_error(UsageError(error.format_message(), hint="see --help"), as_json)
+        else:
+            error.show()
         return 2
     except (click.Abort, KeyboardInterrupt):
         return 130

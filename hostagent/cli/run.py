@@ -22,7 +22,7 @@ from hostagent.rules.report import RunReport
 from hostagent.rules.request import Request, Terms
 
 
-@click.command(context_settings={"ignore_unknown_options": False})
+@click.command()
 @click.option(
     "--guest",
     "guests",
@@ -73,7 +73,7 @@ from hostagent.rules.request import Request, Terms
     help="Run after a failed CMD or verify, while guests run.",
 )
 @click.option("--dry-run", is_flag=True, help="Show what would be done; do nothing.")
-@click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
+@click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED, metavar="-- CMD...")
 @click.pass_obj
 def run(globals_: Globals, /, **options: Any) -> int:  # noqa: ANN401 - click's own keywords
     """Pause guests, run CMD, resume the guests, and report how long each stood still.
