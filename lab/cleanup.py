@@ -1,14 +1,13 @@
 """Taking a lab away: everything that its own state lists, and nothing else.
 
 Layer: lab, above state and processes. Invariant: a process ends only when the lab noted it with its
-start time, a pid file inside the lab's directory names it, or it was started with a home directory
-inside the lab's (libvirt passes HOME on to QEMU); so a lab whose `up` was killed at any moment goes
-away too. Effects: SIGKILL (lab guests hold nothing of worth, and a frozen process dies of nothing
-else), removes interfaces and directories. Errors: LabError when something can't be removed.
+start time, or its environment or arguments say that it lives in one of the lab's hosts; so a lab
+whose `up` was killed at any moment goes away too. Effects: SIGKILL (lab guests hold nothing of
+worth, and a frozen process dies of nothing else), removes interfaces and directories. Errors:
+LabError when something can't be removed.
 """
 
 import shutil
-from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -16,16 +15,13 @@ from lab.errors import CannotRun, LabError
 from lab.processes import (
     ProcessId,
     all_processes,
-    environment,
     kill_all,
+    lives_in,
     myself,
-    read_pid_file,
     wait_until,
 )
 from lab.state import LabDirectory, LabState
 from lab.tools import run
-
-HOME_MARKS = ("HOME", "HALAB_HOST")
 
 
 def lab_processes(directory: LabDirectory) -> list[ProcessId]:
@@ -34,31 +30,10 @@ def lab_processes(directory: LabDirectory) -> list[ProcessId]:
     if state is None:
         return []
     noted = [process for process in directory.recorded() if process.alive()]
-    homes = tuple(host.directory for host in state.hosts)
-    found = {*noted, *_named_by_pid_files(homes), *_living_in(homes)}
+    homes = [Path(host.directory) for host in state.hosts]
+    found = {*noted, *(p for p in all_processes() if any(lives_in(p, home) for home in homes))}
     found.discard(myself())
     return sorted(found, key=lambda process: process.start_ticks)
-
-
-def _named_by_pid_files(homes: tuple[str, ...]) -> Iterator[ProcessId]:
-    """Processes that pid files of a host's libvirt name (libvirtd, QEMU)."""
-    for home in homes:
-        for file in Path(home).glob("r/libvirt/**/*.pid"):
-            process = read_pid_file(file)
-            if process is not None and _lives_in(process, homes):
-                yield process
-
-
-def _living_in(homes: tuple[str, ...]) -> Iterator[ProcessId]:
-    """Processes whose environment says that their home is a host's directory."""
-    for process in all_processes():
-        if _lives_in(process, homes):
-            yield process
-
-
-def _lives_in(process: ProcessId, homes: tuple[str, ...]) -> bool:
-    values = environment(process)
-    return any(values.get(mark) in homes for mark in HOME_MARKS)
 
 
 def remove(directory: LabDirectory) -> list[str]:

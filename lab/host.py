@@ -84,6 +84,11 @@ class Host(ABC):
                 base = ("-b", images.disk, "-F", "qcow2")
                 run("qemu-img", "create", "-q", "-f", "qcow2", *base, guest.ports.disk)
 
+    @property
+    @abstractmethod
+    def libvirtd_binary(self) -> Path:
+        """The file that this host's libvirtd is started from, as a path on the machine itself."""
+
     @abstractmethod
     def replace_libvirtd_binary(self) -> None:
         """Put a fresh copy of libvirtd in place of the one that runs; it counts from a restart."""

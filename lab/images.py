@@ -1,23 +1,21 @@
 """What guests boot from: a kernel, an initramfs and a disk, made once from Debian's packages.
 
-Layer: lab. Invariants: a finished image directory is complete, since it is built beside its place
-and renamed into it, so a killed build leaves nothing that the next one would trust; nothing is
-installed on the machine (packages are downloaded and unpacked only); no privilege is needed.
-Effects: downloads packages with apt, writes below the cache directory. Errors: CannotRun with the
-command that failed. Why the archive is written here and not by cpio(1): a plain user can't make
-device nodes, and needs none (the kernel brings /dev/console).
+Layer: lab, above the cache. Invariants: nothing is installed on the machine (packages are
+downloaded and unpacked only), and nothing is written outside the scratch directory; no privilege is
+needed. Effects: downloads packages with apt, writes below the cache directory. Errors: CannotRun
+with the command that failed. Why the archive is written here and not by cpio(1): a plain user can't
+make device nodes, and needs none (the kernel brings /dev/console).
 """
 
 import gzip
 import hashlib
 import lzma
-import os
 import shutil
-import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from lab.cache import build_once, cache_directory
 from lab.errors import CannotRun
 from lab.tools import run
 
@@ -50,36 +48,15 @@ class Images:
     disk: Path
 
 
-def cache_directory() -> Path:
-    """Where images and root trees are kept between labs (never inside the project tree)."""
-    if os.geteuid() == 0:
-        return Path("/var/cache/hostagent-lab")
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base) / "hostagent-lab"
-
-
 def guest_images(say: Say) -> Images:
     """The images, built when they are not in the cache yet (about 15 s)."""
     key = hashlib.sha256(RECIPE.encode() + INIT.read_bytes()).hexdigest()[:12]
     place = cache_directory() / f"guest-{key}"
     if not place.exists():
-        place.parent.mkdir(parents=True, exist_ok=True, mode=0o755)
-        with tempfile.TemporaryDirectory(prefix="building-", dir=place.parent) as scratch:
-            finished = _build(Path(scratch), say)
-            _rename_into_place(finished, place)
+        build_once(place, lambda scratch: _build(scratch, say))
     return Images(
         kernel=place / "vmlinuz", initramfs=place / "initramfs", disk=place / "disk.qcow2"
     )
-
-
-def _rename_into_place(finished: Path, place: Path) -> None:
-    """Put a finished build where it is looked for; another build that was faster wins."""
-    finished.chmod(0o755)
-    try:
-        finished.rename(place)
-    except OSError:
-        if not place.exists():
-            raise
 
 
 def _build(scratch: Path, say: Say) -> Path:

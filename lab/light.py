@@ -16,7 +16,7 @@ from pathlib import Path
 from lab.errors import CannotRun, LabError
 from lab.host import Host
 from lab.images import Images
-from lab.processes import ProcessId, all_processes, command_line, environment, read_pid_file
+from lab.processes import ProcessId, all_processes, command_line, lives_in, read_pid_file
 from lab.state import HostRecord, LabDirectory
 from lab.tools import SYSTEM_PATH
 from lab.users import as_ordinary_user, ordinary_user
@@ -113,9 +113,7 @@ class LightHost(Host):
 
     def libvirtd(self) -> ProcessId | None:
         process = read_pid_file(self.pid_file)
-        if process is None or environment(process).get("HALAB_HOST") != str(self.directory):
-            return None
-        return process
+        return process if process is not None and lives_in(process, self.directory) else None
 
     def start_libvirtd(self) -> None:
         if self.libvirtd() is None:
@@ -138,17 +136,14 @@ class LightHost(Host):
         self.wait_answering()
 
     def qemu_processes(self) -> list[ProcessId]:
-        home = str(self.directory)
         return [
             process
             for process in all_processes()
-            if environment(process).get("HOME") == home
-            and any(word.startswith("guest=") for word in command_line(process))
+            if any(word.startswith("guest=") for word in command_line(process))
+            and lives_in(process, self.directory)
         ]
 
     def qemu_process(self, guest: str) -> ProcessId | None:
         file = self._runtime / "libvirt" / "qemu" / "run" / f"{guest}.pid"
         process = read_pid_file(file)
-        if process is None or environment(process).get("HOME") != str(self.directory):
-            return None
-        return process
+        return process if process is not None and lives_in(process, self.directory) else None

@@ -6,6 +6,7 @@ processes. Each line of the table says can or cannot and why.
 """
 
 import os
+import pwd
 import resource
 import shutil
 import subprocess
@@ -15,8 +16,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from lab.cache import cache_directory
 from lab.errors import CannotRun
-from lab.images import Images, cache_directory, guest_images
+from lab.images import Images, guest_images
 from lab.state import MOST_GUESTS, Tier
 from lab.tools import SYSTEM_PATH, run
 from lab.users import as_ordinary_user, ordinary_user
@@ -71,6 +73,11 @@ def _driver() -> Ability:
 def _user() -> Ability:
     """Hosts of the light tier run as an ordinary user: ourselves, or one that root becomes."""
     what = "ordinary user for light hosts"
+    try:
+        pwd.getpwuid(ordinary_user()[0])
+    except KeyError:
+        why = f"user {os.geteuid()} has no name (getent passwd), and libvirt asks for one"
+        return Ability(what=what, can=False, why=why, tiers=frozenset({Tier.LIGHT}))
     if os.geteuid() != 0:
         return Ability(what=what, can=True, why="this is one", tiers=frozenset({Tier.LIGHT}))
     try:

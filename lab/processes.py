@@ -108,6 +108,21 @@ def command_line(process: ProcessId) -> tuple[str, ...]:
     return tuple(raw.decode(errors="replace").rstrip("\0").split("\0"))
 
 
+def lives_in(process: ProcessId, home: Path) -> bool:
+    """Whether a process belongs to a host whose directory this is.
+
+    Its environment says so (libvirt passes HOME on to QEMU). Where that may not be read (root in a
+    container, without CAP_SYS_PTRACE, asking for another user's process), its arguments do: the
+    host's own libvirtd is started by its path, and QEMU has sockets of the lab. A program that
+    merely reads a file of the host does not count.
+    """
+    if str(home) in {environment(process).get(mark) for mark in ("HOME", "HALAB_HOST")}:
+        return True
+    words = command_line(process)
+    started = bool(words) and words[0].startswith(f"{home}/")
+    return started or any(f",path={home}/" in word for word in words)
+
+
 def wait_until(condition: Callable[[], bool], timeout_s: float, what: str) -> None:
     """Poll until a condition holds; TimeoutError names what was waited for."""
     deadline = time.monotonic() + timeout_s
