@@ -3,8 +3,8 @@
 Layer: adapters. Invariants: the table is data; each code that libvirt's driver for QEMU, its
 transport and its agent channel can answer our calls with has a row that says what to do next.
 Codes of subjects that hostagent never calls (networks, storage, secrets ...) are named in
-`UNCONCERNED`, so that a test can tell a forgotten code from an irrelevant one. Source: virErrorNumber,
-https://libvirt.org/html/libvirt-virterror.html. Effects: none.
+`UNCONCERNED`, so that a test can tell a forgotten code from an irrelevant one. Source:
+virErrorNumber, https://libvirt.org/html/libvirt-virterror.html. Effects: none.
 """
 
 import errno
