@@ -51,6 +51,14 @@ _ENDED_JOBS = frozenset(
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Versions:
+    """What runs on this host; `qemu` is that of new guests, a running one may be older."""
+
+    libvirt: str
+    qemu: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class _Seen:
     """One row of libvirt's list of guests."""
 
@@ -105,6 +113,15 @@ class LibvirtGuests:
         chosen = [guest for guest in seen if guest.uuid in asked]
         return {guest.uuid: guest for guest in self._guests(chosen, uri.socket_of(real))}
 
+    def versions(self) -> Versions:
+        """The versions of libvirt's daemon and of QEMU."""
+        libvirt_version, qemu = self._reader.read(
+            "reading the versions",
+            HOST_LIMIT_NS,
+            lambda conn: (conn.getLibVersion(), conn.getVersion()),
+        )
+        return Versions(libvirt=_dotted(libvirt_version), qemu=_dotted(qemu))
+
     def _host(self, real: str, socket: Path) -> Host:
         capabilities = self._reader.read(
             "reading the host's UUID", HOST_LIMIT_NS, lambda conn: conn.getCapabilities()
@@ -129,6 +146,11 @@ class LibvirtGuests:
             else _active(guest, details.get(guest.uuid, _Detail(job=words.UNANSWERED)), processes)
             for guest in seen
         )
+
+
+def _dotted(version: int) -> str:
+    """libvirt writes 9.1.2 as 9001002 (virConnectGetVersion)."""
+    return f"{version // 1_000_000}.{version // 1000 % 1000}.{version % 1000}"
 
 
 def _list(conn: libvirt.virConnect) -> list[_Seen]:

@@ -29,11 +29,11 @@ WORKERS_EACH = 2
 """8 workers over 4 connections: measured as fast as more, and libvirt has 20 workers in all."""
 
 LISTENING_LIMIT_NS = 50_000_000
-"""How long a resume waits for the event stream to come back after libvirt was restarted: without
-it the resume's event is lost. Less than anybody notices, and only when the stream is down."""
+"""How long a resume waits for the event stream to come back after a restart of libvirt: without it
+the event is lost. Less than anybody notices, and only when the stream is down."""
 
 EVENT_LIMIT_NS = 50_000_000
-"""How long a finished resume waits for its event, which takes about 1 ms; the guests run already."""
+"""How long a finished resume waits for its event, which takes about 1 ms; guests run by then."""
 
 LET_GO = frozenset((Result.RESUMED, Result.RUNNING, Result.GONE, Result.NOT_OURS))
 
