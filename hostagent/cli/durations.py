@@ -11,7 +11,7 @@ _UNITS_NS = {"ms": 10**6, "s": 10**9, "m": 60 * 10**9, "min": 60 * 10**9, "h": 3
 _PART = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|min|m|h)?\s*")
 
 
-class Duration(click.ParamType):
+class Duration(click.ParamType[int]):
     """A duration, converted to whole nanoseconds; `least_ns` is the shortest that makes sense."""
 
     name = "duration"

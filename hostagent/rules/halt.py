@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from hostagent.core.journal import Closed, Open
 from hostagent.core.plan import Ending, Verb
-from hostagent.rules.progress import Progress
+from hostagent.rules.progress import Progress, exit_words
 from hostagent.rules.request import S
 
 OVERDUE_NS = 5 * S
@@ -44,9 +44,14 @@ def overdue_ns(step: Open) -> int:
     return step.since_ns + (limit_ns if isinstance(limit_ns, int) else 0) + OVERDUE_NS
 
 
-def next_halt_ns(progress: Progress) -> int | None:
-    """The next moment at which time alone may halt the run."""
-    times = [overdue_ns(opened) for key, opened in progress.state.open.items() if key in _BOUNDED]
+def next_turn_ns(progress: Progress, now_ns: int) -> int | None:
+    """The next moment at which time alone may halt the run, or pass over a clock not read."""
+    bounded = (*_BOUNDED, Verb.READ_CLOCKS)
+    times = [
+        overdue_ns(opened)
+        for opened in progress.state.open.values()
+        if opened.step.verb in bounded and overdue_ns(opened) > now_ns
+    ]
     if progress.command_deadline_ns is not None:
         times.append(progress.command_deadline_ns)
     return min(times, default=None)
@@ -64,18 +69,12 @@ def _signalled(progress: Progress) -> Halt | None:
     return None
 
 
-def _turned_back(progress: Progress) -> Halt | None:
-    """A way back that was begun is never left again, whatever comes in late."""
-    if Verb.CANCEL in progress.state.open or Verb.CANCEL in progress.state.done:
-        return Halt(result=Ending.REFUSED, reason="a step took too long")
-    return None
-
-
 def _unprepared(progress: Progress) -> Halt | None:
-    code = progress.exit_code(Verb.PREPARE)
-    if Verb.PREPARE in progress.state.done and code != 0:
-        return Halt(result=Ending.REFUSED, reason=f"the prepare command failed: exit {code}")
-    return None
+    closed, code = progress.closed(Verb.PREPARE), progress.exit_code(Verb.PREPARE)
+    if closed is None or code == 0:
+        return None
+    why = closed.outcome.reason if code is None else exit_words(code)
+    return Halt(result=Ending.REFUSED, reason=f"the prepare command failed: {why}")
 
 
 def _busy(progress: Progress) -> Halt | None:
@@ -90,10 +89,16 @@ def _busy(progress: Progress) -> Halt | None:
 
 
 def _not_begun(progress: Progress) -> Halt | None:
-    """A step that could not begin: no command, no guardian, a journal that takes no writes."""
+    """A step that could not begin: no command, no guardian, a journal that takes no writes. One
+    that broke down halts too: what it was to provide may be missing."""
     for closed in progress.state.done.values():
-        if closed.outcome.result == "not-begun" and closed.step.verb in (*_BOUNDED, Verb.APPLY):
+        if closed.step.verb not in (*_BOUNDED, Verb.APPLY):
+            continue
+        if closed.outcome.result == "not-begun":
             return Halt(result=Ending.REFUSED, reason=closed.outcome.reason)
+        if closed.outcome.result == "failed":
+            reason = f"{closed.step.verb} failed: {closed.outcome.reason}"
+            return Halt(result=Ending.REFUSED, reason=reason)
     return None
 
 
@@ -103,8 +108,9 @@ def _not_all(progress: Progress) -> Halt | None:
         return None
     for guest in progress.guests:
         outcome = closed.outcome.guests.get(guest.uuid)
-        if outcome is not None and outcome.result in ("failed", "unsettled", "hung"):
-            reason = f"guest {guest.name} could not be paused: {outcome.reason}"
+        if outcome is None or outcome.result not in ("paused", "not-ours", "gone"):
+            why = outcome.reason if outcome is not None else "nothing is known of it"
+            reason = f"guest {guest.name} could not be paused: {why}"
             return Halt(result=Ending.REFUSED, reason=reason)
     return None
 
@@ -112,7 +118,7 @@ def _not_all(progress: Progress) -> Halt | None:
 def _unguarded(progress: Progress) -> Halt | None:
     if progress.guardians_died < MOST_GUARDIANS:
         return None
-    ending = Ending.PARTLY if Verb.APPLY in progress.state.open else Ending.REFUSED
+    ending = Ending.PARTLY if progress.update_began else Ending.REFUSED
     return Halt(result=ending, reason=f"{progress.guardians_died} guardians died")
 
 
@@ -131,14 +137,20 @@ def _was_late(closed: Closed) -> bool:
 
 
 def _deadline(progress: Progress, now_ns: int) -> Halt | None:
-    """The command's deadline: over while it runs, or before it could even begin."""
-    if progress.command_deadline_ns is None or now_ns < progress.command_deadline_ns:
+    """The command's deadline: over before its end, or before it could even begin."""
+    closed, deadline_ns = progress.closed(Verb.APPLY), progress.command_deadline_ns
+    at_ns = now_ns if closed is None else _ended_ns(closed)
+    if deadline_ns is None or at_ns < deadline_ns:
         return None
-    if Verb.APPLY in progress.state.open:
+    if progress.update_began:
         return Halt(result=Ending.BUDGET_EXCEEDED, reason="the command ran past the budget")
-    if Verb.APPLY in progress.state.done:
-        return None
     return Halt(result=Ending.REFUSED, reason="the budget was over before the update could begin")
+
+
+def _ended_ns(applied: Closed) -> int:
+    """When the command ended; where that was not seen, when its step was closed."""
+    ended_ns = applied.outcome.figures.get("ended_ns")
+    return ended_ns if isinstance(ended_ns, int) else applied.at_ns
 
 
 _REASONS: tuple[Callable[[Progress], Halt | None], ...] = (
@@ -149,5 +161,4 @@ _REASONS: tuple[Callable[[Progress], Halt | None], ...] = (
     _not_begun,
     _not_all,
     _unguarded,
-    _turned_back,
 )

@@ -121,6 +121,16 @@ class Progress:
             return None
         return self.deadline_ns - self.terms.reserve_ns
 
+    @cached_property
+    def update_began(self) -> bool:
+        """Whether the update's command was let through its gate, or may have been."""
+        if self.state.result(Verb.CANCEL) == "cancelled":
+            return False
+        return Verb.APPLY in self.state.open or self.state.result(Verb.APPLY) not in (
+            "",
+            "not-begun",
+        )
+
     def _may_stand_still(self, uuid: str) -> bool:
         if not self.state.begun(Verb.PAUSE):
             return False
@@ -149,3 +159,10 @@ class Progress:
         for closed in self.state.done.values():
             if closed.step.verb is Verb.RESUME and uuid in closed.outcome.guests:
                 yield closed.outcome.guests[uuid]
+
+
+def exit_words(code: int | None) -> str:
+    """An exit status as a person reads it; negative means a signal, as in subprocess."""
+    if code is None:
+        return "an unknown status"
+    return f"signal {-code}" if code < 0 else f"exit {code}"

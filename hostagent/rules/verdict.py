@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 from hostagent.core.plan import Done, Ending, PlannedGuest, Verb
 from hostagent.rules.halt import Halt
-from hostagent.rules.progress import MAY_STAND_STILL, Progress
+from hostagent.rules.progress import MAY_STAND_STILL, Progress, exit_words
 
 SEVERITY = (
     Ending.AMBIGUOUS,
@@ -148,10 +148,3 @@ def _of_halt(progress: Progress, halt: Halt | None) -> Iterator[Done]:
     )
     result = Ending.PARTLY if began and halt.result is Ending.REFUSED else halt.result
     yield Done(result=result, reason=halt.reason)
-
-
-def exit_words(code: int | None) -> str:
-    """An exit status as a person reads it; negative means a signal, as in subprocess."""
-    if code is None:
-        return "an unknown status"
-    return f"signal {-code}" if code < 0 else f"exit {code}"

@@ -3,7 +3,8 @@
 Layer: work. `drive` is the same loop for the command, the daemon, recovery and simulations. Each
 step runs in a thread that is never joined: one that hangs (a libvirt call, a disk) keeps neither
 the decision nor the end of the run waiting. An unsafe step waits for its intent to be on the disk
-before it has its effect; a safe one (resume, disarm, signal) never waits for a disk.
+before it has its effect, but not for ever: a disk that does not answer means that it has not begun.
+A safe one (resume, disarm, signal) never waits for a disk.
 
 Invariant: only this loop appends to the journal, so rows are in the order in which it saw things.
 """
@@ -14,7 +15,7 @@ import threading
 from collections.abc import Callable, Mapping
 from typing import Protocol
 
-from hostagent.core.errors import HostagentError
+from hostagent.core.errors import HostagentError, RefusedError
 from hostagent.core.journal import Ended, Heard, Intent, Outcome, Row, State, apply
 from hostagent.core.plan import Decision, Do, Done, Step, Verb, Wait
 from hostagent.core.ports import Clock, Journal
@@ -25,6 +26,10 @@ Inbox = queue.SimpleQueue[Outcome | Heard]
 """What the loop is told: outcomes of its steps, signals, events. Fit for signal handlers."""
 
 Decide = Callable[[State, int], Decision]
+
+SYNC_LIMIT_S = 5.0
+"""How long a step waits for its intent to be on the disk; the order of a busy disk's worst second,
+and as much as a step may exceed its own limit (rules/halt)."""
 
 
 class StepWork(Protocol):
@@ -90,19 +95,34 @@ class Runner:
 
     def _work(self, step: Step) -> None:
         """In the step's own thread: its effect, and whatever comes of it, as an outcome."""
+        problem = "" if step.safe else self._sync()
         try:
-            if not step.safe:
-                self._journal.sync()
+            if problem:
+                raise RefusedError(f"the journal can't be written: {problem}")
             outcome = self._steps[step.verb].do(step)
-        except OSError as error:
-            reason = f"the journal can't be written: {error}"
-            outcome = Outcome(key=step.key, result="not-begun", reason=reason)
         except HostagentError as error:
             outcome = Outcome(key=step.key, result="not-begun", reason=error.message)
         except Exception as error:
             log.exception("step %s failed", step.key)
             outcome = Outcome(key=step.key, result="failed", reason=repr(error))
         self._inbox.put(outcome)
+
+    def _sync(self) -> str:
+        """Why what was appended is not on the disk; empty when it is."""
+        problems: queue.SimpleQueue[str] = queue.SimpleQueue()
+
+        def sync() -> None:
+            try:
+                self._journal.sync()
+                problems.put("")
+            except OSError as error:
+                problems.put(str(error))
+
+        threading.Thread(target=sync, name="sync", daemon=True).start()
+        try:
+            return problems.get(timeout=SYNC_LIMIT_S)
+        except queue.Empty:
+            return f"its disk has not answered for {SYNC_LIMIT_S:g} s"
 
     def _listen(self, until_ns: int | None) -> None:
         """Take what comes in, or come back at `until_ns`."""

@@ -4,6 +4,7 @@ Layer: tests. The judge is always QEMU's own word on the lab's witness monitor, 
 guardian's. `Owner` is a process of its own (owner_process.py), so that it can be killed and frozen.
 """
 
+import fcntl
 import json
 import os
 import signal
@@ -13,6 +14,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 from hostagent.guardian.daemon import DaemonId, read_daemon
 from hostagent.guardian.launch import Mode
@@ -115,6 +117,20 @@ class Rig:
         """What the guardian wrote, oldest first."""
         lines = self.journal_file.read_text().splitlines()
         return [json.loads(line)["is"] for line in lines]
+
+    def listed(self) -> dict[str, Any]:
+        """The guardian's list of what remains."""
+        listed: dict[str, Any] = json.loads(self.list_file.read_text())
+        return listed
+
+    def lock_file_held(self) -> bool:
+        """Whether a guardian holds its lock."""
+        with self.lock_file.open() as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return True
+        return False
 
     def owner(self, *, budget_s: float = 60, suspend: bool = True, paused: bool = True) -> "Owner":
         """Another process that arms a guardian and, unless told otherwise, pauses the guests."""

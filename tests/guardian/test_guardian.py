@@ -3,11 +3,25 @@
 "Within" is judged by the witness: QEMU's own RESUME event on a monitor of the lab's.
 """
 
+import fcntl
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
 from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
 
-from guardian_rig import Rig
+import pytest
+from guardian_rig import SECOND_NS, Rig, wait_status
 
+from hostagent.guardian.launch import Mode
+from hostagent.guardian.wire import NotReadyError, Watch
 from lab import Guest, Witness
+from lab.host import Host
 from lab.processes import wait_until
 
 MakeRig = Callable[..., Rig]
@@ -43,3 +57,323 @@ def test_all_run_soon_after_the_owner_is_killed(make_rig: MakeRig, witness: Witn
     wait_until(lambda: not owner.guardian.alive(), 5, "end of the guardian")
     assert not rig.list_file.exists()
     assert [entry["what"] for entry in rig.journal()][-1] == "guardian-ended"
+
+
+def test_the_deadline_resumes_and_the_guardian_waits_for_its_owner(
+    make_rig: MakeRig, witness: WitnessOf
+) -> None:
+    rig = make_rig("g1", "g3")
+    seen = [witness(guest) for guest in rig.guests]
+    watch = rig.watch(budget_s=1)
+    deadline_ns = time.monotonic_ns() + SECOND_NS
+    rig.suspend()
+    watch.paused(rig.uuids("g1", "g3"))
+    assert all(-0.1 < back_s(each, deadline_ns - SECOND_NS) - 1 < 0.2 for each in seen)
+    wait_until(lambda: not rig.list_file.exists(), 5, "empty list")
+    assert watch.alive()
+    # What its owner pauses from now on is not ours.
+    rig.suspend("g3")
+    assert watch.disarm((), 5 * SECOND_NS)
+    wait_status(rig.guests[1], "paused")
+    rig.guests[1].resume()
+
+
+def test_disarmed_it_leaves_everything_as_it_is(make_rig: MakeRig) -> None:
+    rig = make_rig("g3")
+    watch = rig.watch(budget_s=0.5)
+    rig.suspend()
+    assert watch.disarm((), 5 * SECOND_NS)
+    guardian = watch.guardian
+    assert guardian is not None
+    wait_until(lambda: not guardian.alive(), 5, "end of the guardian")
+    wait_status(rig.guests[0], "paused")
+    assert not rig.list_file.exists()
+    rig.guests[0].resume()
+
+
+def test_what_was_let_go_or_never_listed_stays_paused(
+    make_rig: MakeRig, light_host: Host, witness: WitnessOf
+) -> None:
+    rig = make_rig("g1", "g3")
+    owners = light_host.guest("g4")
+    owners.suspend()
+    seen = [witness(guest) for guest in (*rig.guests, owners)]
+    watch = rig.watch(budget_s=1)
+    rig.suspend()
+    watch.let_go(rig.uuids("g3"))
+    back_s(seen[0], 0)
+    wait_until(lambda: rig.journal()[-1]["what"] == "guardian-back", 5, "end of the resume")
+    assert [each.status() for each in seen] == ["running", "paused", "paused"]
+    assert watch.disarm((), 5 * SECOND_NS)
+    for guest in (rig.guests[1], owners):
+        guest.resume()
+
+
+def test_a_guest_that_was_started_anew_is_not_touched(make_rig: MakeRig) -> None:
+    rig = make_rig("g1", "g3")
+    owner = rig.owner()
+    rig.guests[1].destroy()
+    rig.guests[1].start()
+    rig.guests[1].suspend()
+    owner.kill()
+    wait_status(rig.guests[0], "running")
+    wait_until(lambda: not owner.guardian.alive(), 5, "end of the guardian")
+    assert rig.guests[1].status() == "paused"
+    rig.guests[1].resume()
+
+
+def test_libvirtd_dead_in_mid_pause(
+    make_rig: MakeRig, light_host: Host, witness: WitnessOf
+) -> None:
+    rig = make_rig("g1", "g3")
+    seen = [witness(guest) for guest in rig.guests]
+    owner = rig.owner()
+    light_host.kill_libvirtd()
+    killed_ns = owner.kill()
+    times = [back_s(each, killed_ns) for each in seen]
+    print("back after", times)
+    assert max(times) < 1.5
+    light_host.start_libvirtd()
+    assert [guest.state() for guest in rig.guests] == ["running", "running"]
+
+
+def test_libvirtd_frozen_in_mid_pause_is_killed(
+    make_rig: MakeRig, light_host: Host, witness: WitnessOf
+) -> None:
+    rig = make_rig("g1", "g3")
+    seen = [witness(guest) for guest in rig.guests]
+    owner = rig.owner()
+    light_host.freeze()
+    killed_ns = owner.kill()
+    times = [back_s(each, killed_ns) for each in seen]
+    print("back after", times)
+    assert max(times) < 1.5
+    assert light_host.libvirtd() is None
+    light_host.start_libvirtd()
+
+
+def test_libvirtd_frozen_long_before_the_deadline(
+    make_rig: MakeRig, light_host: Host, witness: WitnessOf
+) -> None:
+    rig = make_rig("g1", "g3")
+    seen = [witness(guest) for guest in rig.guests]
+    watch = rig.watch(budget_s=2.5)
+    deadline_ns = time.monotonic_ns() + int(2.5 * SECOND_NS)
+    rig.suspend()
+    watch.paused(rig.uuids("g1", "g3"))
+    light_host.freeze()
+    times = [back_s(each, deadline_ns - SECOND_NS) - 1 for each in seen]
+    print("back after the deadline", times)
+    assert max(times) < 0.5
+    light_host.start_libvirtd()
+
+
+def test_a_frozen_process_that_is_not_that_libvirtd_is_not_killed(
+    make_rig: MakeRig, light_host: Host
+) -> None:
+    rig = make_rig("g3")
+    assert rig.ways.daemon is not None
+    wrong = replace(rig.ways.daemon, start_ticks=rig.ways.daemon.start_ticks + 1)
+    rig.ways = replace(rig.ways, daemon=wrong)
+    watch = rig.watch(budget_s=0.3)
+    rig.suspend()
+    watch.paused(rig.uuids("g3"))
+    light_host.freeze()
+    wait_until(lambda: "was not killed" in rig.journal_file.read_text(), 10, "its reason")
+    assert light_host.frozen()
+    assert rig.guests[0].status() == "paused"
+    light_host.thaw()
+    wait_status(rig.guests[0], "running")
+
+
+def test_where_qmp_is_not_allowed_it_waits_for_libvirt(make_rig: MakeRig, light_host: Host) -> None:
+    rig = make_rig("g3")
+    rig.forbid_qmp("lockd is configured")
+    watch = rig.watch(budget_s=0.3)
+    rig.suspend()
+    watch.paused(rig.uuids("g3"))
+    light_host.kill_libvirtd()
+    wait_until(lambda: "lockd is configured" in rig.journal_file.read_text(), 10, "its reason")
+    assert rig.guests[0].status() == "paused"
+    light_host.start_libvirtd()
+    wait_status(rig.guests[0], "running")
+
+
+def test_one_frozen_qemu_delays_no_other_and_comes_back(
+    make_rig: MakeRig, witness: WitnessOf
+) -> None:
+    rig = make_rig("g1", "g3", "g4")
+    hung, others = rig.guests[1], (rig.guests[0], rig.guests[2])
+    seen = [witness(guest) for guest in others]
+    owner = rig.owner()
+    hung.freeze()
+    killed_ns = owner.kill()
+    assert max(back_s(each, killed_ns) for each in seen) < 1
+    # It waits for that guest alone, says so, and blocks no other run.
+    wait_until(lambda: "waiting_for_hung" in rig.list_file.read_text(), 5, "the list")
+    wait_until(
+        lambda: json.loads(rig.list_file.read_text())["waiting_for_hung"] == ["g3"], 8, "its name"
+    )
+    with rig.lock_file.open() as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    assert rig.host.libvirtd() is not None
+    hung.thaw()
+    wait_status(hung, "running")
+    wait_until(lambda: not owner.guardian.alive(), 5, "end of the guardian")
+    assert not rig.list_file.exists()
+
+
+def test_a_suspend_that_comes_late_is_undone(make_rig: MakeRig, witness: WitnessOf) -> None:
+    rig = make_rig("g3")
+    guest = rig.guests[0]
+    seen = witness(guest)
+    owner = rig.owner(budget_s=0.5, paused=False)
+    owner.signal(signal.SIGSTOP)
+    back_s(seen, 0)
+    for _ in range(2):
+        # Stands for the frozen owner's own call, which takes effect after the deadline.
+        late_ns = time.monotonic_ns()
+        guest.suspend()
+        assert back_s(seen, late_ns) < 1
+    owner.signal(signal.SIGCONT)
+    owner.kill()
+    wait_until(lambda: not owner.guardian.alive(), 8, "end of the guardian")
+    assert guest.status() == "running"
+
+
+def test_a_suspend_that_waits_in_a_frozen_qemu_is_undone(
+    make_rig: MakeRig, witness: WitnessOf
+) -> None:
+    rig = make_rig("g3")
+    guest = rig.guests[0]
+    seen = witness(guest)
+    owner = rig.owner(suspend=False, paused=False)
+    guest.freeze()
+    owner.tell({"suspend": rig.uuids("g3")})
+    wait_until(lambda: guest.call("control", lambda d: d.controlInfo()[0]) != 0, 5, "the suspend")
+    owner.kill()
+    wait_until(lambda: not rig.lock_file_held(), 10, "the lock let go")
+    guest.thaw()
+    seen.wait_for("STOP")
+    seen.wait_for("RESUME")
+    wait_until(lambda: not owner.guardian.alive(), 10, "end of the guardian")
+    assert guest.status() == "running"
+
+
+def test_signals_do_not_end_it(make_rig: MakeRig) -> None:
+    rig = make_rig("g3")
+    owner = rig.owner()
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGTSTP):
+        os.kill(owner.guardian.pid, number)
+    owner.kill()
+    wait_status(rig.guests[0], "running", 1)
+
+
+def test_it_is_nobodys_child_and_leads_no_session(make_rig: MakeRig) -> None:
+    rig = make_rig("g3")
+    watch = rig.watch()
+    guardian = watch.guardian
+    assert guardian is not None
+    assert os.getsid(guardian.pid) not in (os.getsid(0), guardian.pid)
+    with pytest.raises(ChildProcessError):
+        os.waitpid(guardian.pid, os.WNOHANG)
+    assert watch.disarm((), 5 * SECOND_NS)
+
+
+def test_it_takes_up_its_list_after_both_were_killed(make_rig: MakeRig, witness: WitnessOf) -> None:
+    rig = make_rig("g1", "g3")
+    seen = [witness(guest) for guest in rig.guests]
+    owner = rig.owner()
+    wait_until(lambda: len(rig.listed()["returned"]) == 2, 5, "the list")
+    os.kill(owner.guardian.pid, signal.SIGKILL)
+    owner.kill()
+    wait_until(lambda: not owner.guardian.alive(), 5, "end of the guardian")
+    assert [guest.status() for guest in rig.guests] == ["paused", "paused"]
+    again_ns = time.monotonic_ns()
+    subprocess.run(  # as systemd starts its unit again
+        [sys.executable, "-m", "hostagent.guardian", "--list", str(rig.list_file)],
+        stdin=subprocess.DEVNULL,
+        check=True,
+        timeout=10,
+    )
+    assert max(back_s(each, again_ns) for each in seen) < 1
+    assert not rig.list_file.exists()
+
+
+def test_its_death_is_told_and_a_new_one_takes_over(make_rig: MakeRig) -> None:
+    rig = make_rig("g3")
+    died = threading.Event()
+    first = rig.watch(on_death=died.set)
+    rig.suspend()
+    assert first.guardian is not None
+    os.kill(first.guardian.pid, signal.SIGKILL)
+    assert died.wait(2)
+    assert not first.alive()
+    first.paused(rig.uuids("g3"))
+    rig.list_file.unlink()
+    second = rig.watch(budget_s=0.5)
+    wait_status(rig.guests[0], "running", 2)
+    assert second.disarm((), 5 * SECOND_NS)
+
+
+def test_only_one_at_a_time_gets_ready(make_rig: MakeRig) -> None:
+    rig = make_rig("g3")
+    first = rig.watch()
+    other = Watch(unit="x", list_path=f"{rig.list_file}.2", mode=Mode.SETSID)
+    with pytest.raises(NotReadyError, match="another guardian"):
+        other.arm(replace(rig.arm(), list_path=f"{rig.list_file}.2"), 10 * SECOND_NS)
+    assert first.disarm((), 5 * SECOND_NS)
+
+
+def test_it_refuses_when_it_cannot_keep_its_list(make_rig: MakeRig) -> None:
+    rig = make_rig("g3")
+    rig.list_file = rig.directory / "absent" / "list"
+    with pytest.raises(NotReadyError, match="can't write"):
+        rig.watch()
+
+
+def test_a_frozen_guardian_with_a_full_pipe_keeps_nobody_waiting(make_rig: MakeRig) -> None:
+    rig = make_rig("g3")
+    watch = rig.watch()
+    assert watch.guardian is not None
+    os.kill(watch.guardian.pid, signal.SIGSTOP)
+    begun_ns = time.monotonic_ns()
+    for _ in range(3000):  # 3000 times 50 bytes: more than a pipe holds
+        watch.paused(rig.uuids("g3"))
+    assert not watch.disarm((), SECOND_NS // 5)
+    assert time.monotonic_ns() - begun_ns < SECOND_NS
+    os.kill(watch.guardian.pid, signal.SIGCONT)
+    guardian = watch.guardian
+    wait_until(lambda: not guardian.alive(), 5, "end of the guardian")
+
+
+def test_a_guest_left_to_it_is_brought_back_after_its_owner_went(make_rig: MakeRig) -> None:
+    rig = make_rig("g1", "g3")
+    hung = rig.guests[1]
+    owner = rig.owner()
+    hung.freeze()
+    rig.guests[0].resume()
+    owner.tell({"disarm": rig.uuids("g3")})
+    assert owner.hear() == "True"
+    assert not rig.lock_file_held()
+    assert rig.listed()["waiting_for_hung"] == ["g3"]
+    owner.kill()
+    hung.thaw()
+    wait_status(hung, "running")
+    wait_until(lambda: not owner.guardian.alive(), 8, "end of the guardian")
+
+
+def test_a_pipe_that_somebody_else_holds_open_does_not_hide_a_death(make_rig: MakeRig) -> None:
+    rig = make_rig("g3")
+    owner = rig.owner(suspend=False, paused=False)
+    ends = [f for f in Path(f"/proc/{owner.process.pid}/fd").iterdir() if "pipe" in os.readlink(f)]
+    held = [os.open(each, os.O_WRONLY | os.O_NONBLOCK) for each in ends if _writable(each)]
+    rig.suspend()
+    owner.kill()
+    wait_status(rig.guests[0], "running", 1)
+    for fd in held:
+        os.close(fd)
+
+
+def _writable(end: Path) -> bool:
+    return bool(end.lstat().st_mode & 0o200)
