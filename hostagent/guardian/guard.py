@@ -168,10 +168,11 @@ class Guard:
     def _disarm(self, message: Disarm) -> None:
         self._disarmed = True
         self._drop([held for uuid, held in self._held.items() if uuid not in message.keep])
-        self._reply(Disarmed())
-        self._scribe.note("disarmed", {"keep": list(self._held)})
         for held in self._held.values():
             held.hung = held.hung or held.target.state() in STOPPED
+        self._let_others_go_on()
+        self._reply(Disarmed())
+        self._scribe.note("disarmed", {"keep": list(self._held)})
 
     def _see(self, seen: _Seen) -> None:
         held, back = seen.held, seen.back
@@ -197,6 +198,10 @@ class Guard:
             reason = self._why_resume()
             if reason:
                 self._resume_all(reason)
+        self._let_others_go_on()
+
+    def _let_others_go_on(self) -> None:
+        """Once only guests whose own QEMU hangs are left, let go of the lock and name them."""
         only_hung = self._held and all(held.hung for held in self._held.values())
         alone = self._disarmed or self._owner_gone()
         if only_hung and alone and not self._lock_released:

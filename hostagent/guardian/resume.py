@@ -37,8 +37,9 @@ AGAIN_NS = 100_000_000
 AGAIN_LOST_NS = 20_000_000
 QMP_LAST_WAIT_NS = 500_000_000
 SILENCE_NS = 1_000_000_000
-GREETING_UNUSABLE_NS = 200_000_000
-"""A QEMU greets within milliseconds; when libvirt is known to be unusable no longer wait is due."""
+GREETING_NS = 200_000_000
+"""A QEMU greets within milliseconds. Only after a few tries it is given the whole limit."""
+SHORT_TRIES = 3
 
 PAUSED_REASONS = {
     2: "migration", 3: "save", 4: "dump", 5: "an I/O error", 6: "a watchdog", 7: "a snapshot",
@@ -173,6 +174,7 @@ class _Round:
     def run(self, limit_ns: int) -> None:
         awake = Awake()
         self._ask_libvirt()
+        self._resumer.probe.ask_now()
         while self._open and awake.passed_ns() < limit_ns:
             self._listen()
             self._ask_libvirt()
@@ -262,19 +264,16 @@ class _Round:
             return
         now_ns = time.monotonic_ns()
         for attempt in self._open.values():
-            halted = attempt.target.state() in STOPPED
-            if not halted and not attempt.by_qmp and now_ns >= attempt.qmp_at_ns:
-                attempt.by_qmp = True
-                threading.Thread(
-                    target=self._by_qmp, args=(attempt.target,), name="qmp", daemon=True
-                ).start()
+            if attempt.by_qmp or now_ns < attempt.qmp_at_ns or attempt.target.state() in STOPPED:
+                continue
+            attempt.by_qmp = True
+            short = attempt.qmp_tries < SHORT_TRIES
+            arguments = (attempt.target, GREETING_NS if short else qmp.LIMIT_NS)
+            threading.Thread(target=self._by_qmp, args=arguments, name="qmp", daemon=True).start()
 
-    def _by_qmp(self, target: Target) -> None:
-        usable = self._resumer.probe.usable()
+    def _by_qmp(self, target: Target, greeting_ns: int) -> None:
         outcome = qmp.cont(
-            target.monitor,
-            greeting_ns=qmp.LIMIT_NS if usable else GREETING_UNUSABLE_NS,
-            confirm=lambda: target.state() != "",
+            target.monitor, greeting_ns=greeting_ns, confirm=lambda: target.state() != ""
         )
         self._inbox.put((target.uuid, outcome))
 
