@@ -136,7 +136,8 @@ class State:
 
 
 class JournalError(Exception):
-    """The rows can't be a run's journal: no plan first, or an outcome without its intent."""
+    """The rows can't be a run's journal: no plan first, a step begun twice, or an outcome without
+    its intent."""
 
 
 def start(entry: Entry) -> State:
@@ -153,6 +154,8 @@ def apply(state: State, entry: Entry) -> State:
         case Planned():
             raise JournalError("a run's journal holds one plan")
         case Intent():
+            if state.begun(row.step.key):
+                raise JournalError(f"step {row.step.key!r} was begun twice")
             opened = Open(step=row.step, since_ns=at_ns)
             return replace(state, open={**state.open, row.step.key: opened})
         case Outcome():

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from hostagent.core.journal import Closed, Open
 from hostagent.core.plan import Ending, Verb
-from hostagent.rules.progress import Progress, exit_words
+from hostagent.rules.progress import Progress
 from hostagent.rules.request import S
 
 OVERDUE_NS = 5 * S
@@ -73,7 +73,7 @@ def _unprepared(progress: Progress) -> Halt | None:
     closed, code = progress.closed(Verb.PREPARE), progress.exit_code(Verb.PREPARE)
     if closed is None or code == 0:
         return None
-    why = closed.outcome.reason if code is None else exit_words(code)
+    why = closed.outcome.reason if code is None else f"exit {code}"
     return Halt(result=Ending.REFUSED, reason=f"the prepare command failed: {why}")
 
 

@@ -20,9 +20,9 @@ Each rule returns its decision or None, and the first decision counts: "resume b
 import builtins
 from collections.abc import Iterator
 
-from hostagent.core.journal import HeardAt, State
+from hostagent.core.journal import HeardAt, Open, State
 from hostagent.core.plan import Decision, Do, Json, Step, Verb, Wait
-from hostagent.rules.halt import halted, next_halt_ns, overdue_ns
+from hostagent.rules.halt import halted, next_turn_ns, overdue_ns
 from hostagent.rules.progress import COMMANDS, Progress
 from hostagent.rules.request import S
 from hostagent.rules.verdict import verdict
@@ -50,7 +50,7 @@ def next(state: State, now_ns: int) -> Decision:
     progress = Progress(state)
     halt = halted(progress, now_ns)
     if halt is None and Verb.APPLY not in state.done:
-        return _forward(progress)
+        return _forward(progress, now_ns)
     return (
         _bring_back(progress, now_ns)
         or _tidy_up(progress)
@@ -61,15 +61,21 @@ def next(state: State, now_ns: int) -> Decision:
     )
 
 
-def _forward(progress: Progress) -> Decision:
-    """The first step of the way forward that is not finished."""
+def _forward(progress: Progress, now_ns: int) -> Decision:
+    """The first step of the way forward that is not finished. A clock that is not read in time is
+    passed over: it is only a figure."""
     for step in _way_forward(progress):
+        opened = progress.state.open.get(step.key)
         if not progress.state.begun(step.key):
             return Do(steps=(step,), why=_SENTENCES[step.verb])
-        if step.key in progress.state.open and step.key != Verb.APPLY:
+        if opened is not None and step.verb is not Verb.APPLY and not _passed_over(opened, now_ns):
             break
     open_verbs = ", ".join(opened.step.verb for opened in progress.state.open.values())
-    return Wait(why=f"{open_verbs} under way", until_ns=next_halt_ns(progress))
+    return Wait(why=f"{open_verbs} under way", until_ns=next_turn_ns(progress, now_ns))
+
+
+def _passed_over(opened: Open, now_ns: int) -> bool:
+    return opened.step.verb is Verb.READ_CLOCKS and now_ns >= overdue_ns(opened)
 
 
 def _way_forward(progress: Progress) -> Iterator[Step]:
@@ -84,15 +90,16 @@ def _way_forward(progress: Progress) -> Iterator[Step]:
     if uuids:
         yield _step(Verb.ARM, uuids, budget_ns=terms.budget_ns, limit_ns=ARM_LIMIT_NS)
         yield from _arm_again(progress, uuids)
-        yield _step(Verb.PAUSE, uuids, limit_ns=terms.suspend_limit_ns)
-    yield _step(Verb.APPLY)
+        before_ns = progress.command_deadline_ns
+        yield _step(Verb.PAUSE, uuids, limit_ns=terms.suspend_limit_ns, before_ns=before_ns)
+    yield _step(Verb.APPLY, before_ns=progress.command_deadline_ns)
 
 
 def _arm_again(progress: Progress, uuids: tuple[str, ...]) -> Iterator[Step]:
-    """A new guardian for each that died, with the first one's deadline. Safe: guests may stand
-    still already, so it must not wait for a disk."""
+    """A new guardian for each that died while a guest was left to guard, with the first one's
+    deadline. Safe: guests may stand still already, so it must not wait for a disk."""
     still = progress.to_resume if progress.state.begun(Verb.PAUSE) else uuids
-    for number in range(progress.guardians_died):
+    for number in range(progress.guardians_died if still else 0):
         args: dict[str, Json] = {"deadline_ns": progress.deadline_ns, "limit_ns": ARM_LIMIT_NS}
         key = f"{Verb.ARM}-again-{number + 1}"
         yield Step(key=key, verb=Verb.ARM, guests=still, args=args, safe=True)
@@ -119,21 +126,18 @@ def _bring_back(progress: Progress, now_ns: int) -> Decision | None:
         steps.append(
             Step(key=key, verb=Verb.RESUME, guests=progress.to_resume, args=args, safe=True)
         )
-    if _waits_behind_gate(progress) and not progress.state.begun(Verb.CANCEL):
+    if _may_wait_behind_gate(progress) and not progress.state.begun(Verb.CANCEL):
         steps.append(Step(key=Verb.CANCEL, verb=Verb.CANCEL, safe=True))
     if steps:
         return Do(steps=tuple(steps), why="resuming the guests")
     return _wait_for(progress, now_ns, (key,), "resuming the guests")
 
 
-def _waits_behind_gate(progress: Progress) -> bool:
+def _may_wait_behind_gate(progress: Progress) -> bool:
+    """An apply step that is open has opened the gate, or still waits for a disk: cancel finds out
+    which, and keeps it shut. After a crash the gate is gone, with the process that waited there."""
     launched = progress.state.result(Verb.LAUNCH) == "launched"
-    applied = Verb.APPLY in progress.state.open or progress.state.result(Verb.APPLY) in (
-        "exited",
-        "running",
-        "lost",
-    )
-    return launched and not applied
+    return launched and progress.state.result(Verb.APPLY) != "exited" and not progress.crashes
 
 
 def _tidy_up(progress: Progress) -> Decision | None:
@@ -159,10 +163,11 @@ def _disarm(progress: Progress) -> Iterator[Step]:
 
 
 def _look_again(progress: Progress) -> Iterator[Step]:
-    if progress.crashes or Verb.PAUSE not in progress.state.done:
+    if progress.crashes:
         return
-    yield from _read_clocks(progress, "clocks-after")
-    if progress.terms.all_guests:
+    if Verb.PAUSE in progress.state.done:
+        yield from _read_clocks(progress, "clocks-after")
+    if progress.terms.all_guests and progress.update_began:
         yield _step(Verb.CENSUS, limit_ns=CENSUS_LIMIT_NS)
 
 
@@ -176,7 +181,14 @@ def _signal(progress: Progress) -> Iterator[Step]:
 
 def _living(progress: Progress) -> Verb | None:
     """The command that runs now, as far as this process can know."""
-    living = (verb for verb in COMMANDS if verb in progress.state.open and not progress.crashes)
+    if progress.crashes:
+        return None
+    cancelled = progress.state.result(Verb.CANCEL) == "cancelled"
+    living = (
+        verb
+        for verb in COMMANDS
+        if verb in progress.state.open and not (verb is Verb.APPLY and cancelled)
+    )
     return builtins.next(living, None)
 
 

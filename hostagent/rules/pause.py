@@ -60,6 +60,9 @@ def measure(sources: Sources) -> Pause:
     bounds = _api_bounds(sources)
     events = _events(sources)
     disagreement = ""
+    if events is not None and bounds is None and events < 0:
+        disagreement = f"QEMU's events say {_ms(events)}: the host's clock was stepped"
+        events = None
     if events is not None and bounds is not None and not _within(events, bounds):
         disagreement = (
             f"QEMU's events say {_ms(events)}, the API calls {_ms(bounds[0])} to {_ms(bounds[1])}: "

@@ -159,10 +159,3 @@ class Progress:
         for closed in self.state.done.values():
             if closed.step.verb is Verb.RESUME and uuid in closed.outcome.guests:
                 yield closed.outcome.guests[uuid]
-
-
-def exit_words(code: int | None) -> str:
-    """An exit status as a person reads it; negative means a signal, as in subprocess."""
-    if code is None:
-        return "an unknown status"
-    return f"signal {-code}" if code < 0 else f"exit {code}"

@@ -99,10 +99,9 @@ def _ending(progress: Progress, now_ns: int) -> Done:
 
 def _changed(progress: Progress) -> bool:
     """Whether anything was done to the host or a guest."""
-    touched = (Verb.PREPARE, Verb.PAUSE, Verb.APPLY)
-    return any(
+    return progress.update_began or any(
         key in progress.state.open or progress.state.result(key) not in ("", "not-begun")
-        for key in touched
+        for key in (Verb.PREPARE, Verb.PAUSE)
     )
 
 
@@ -171,7 +170,8 @@ def _measured(progress: Progress, uuid: str) -> Pause:
     return measure(
         Sources(
             suspend=_call(pause),
-            resume=_call(back),
+            # One that ran already was resumed by somebody else, before our call.
+            resume=_call(back) if back is not None and back.result == "resumed" else None,
             stopped_ns=_figure(pause, "stopped_ns"),
             resumed_ns=_figure(back, "resumed_ns"),
             clock_ns=behind_ns,

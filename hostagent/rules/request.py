@@ -4,7 +4,7 @@ Layer: rules. `Request` is the question, `Terms` the part of it that goes into t
 and comes back out of the journal unchanged. All limits and their reasons stand here.
 """
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from hostagent.core.errors import RefusedError
@@ -75,7 +75,8 @@ def _args(terms: Terms) -> dict[str, Json]:
 
 def terms_of(plan: Plan) -> Terms:
     """The terms as the plan keeps them, also when it was read back from a journal."""
-    args: dict[str, Any] = dict(plan.args)
+    known = {field.name for field in fields(Terms)}  # a newer version may have written others
+    args: dict[str, Any] = {name: value for name, value in plan.args.items() if name in known}
     for name in ("command", "prepare", "verify", "rollback"):
         args[name] = tuple(args[name])
     return Terms(**args)

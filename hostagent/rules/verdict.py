@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 from hostagent.core.plan import Done, Ending, PlannedGuest, Verb
 from hostagent.rules.halt import Halt
-from hostagent.rules.progress import MAY_STAND_STILL, Progress, exit_words
+from hostagent.rules.progress import MAY_STAND_STILL, Progress
 
 SEVERITY = (
     Ending.AMBIGUOUS,
@@ -58,14 +58,15 @@ def guest_result(progress: Progress, guest: PlannedGuest) -> GuestResult:
             return GuestResult(result="resume-failed", reason=back.reason)
         reason = back.reason if back is not None else "nothing is known of its resume"
         return GuestResult(result="unsettled", reason=reason)
-    if pause is None:
+    if pause is None and (back is None or back.result != "resumed"):
         return GuestResult(result="untouched", reason="the run ended before it was paused")
-    if pause.result == "not-ours":
+    if pause is not None and pause.result == "not-ours":
         return GuestResult(result="skipped", reason=pause.reason)
-    if pause.result not in MAY_STAND_STILL:
-        return GuestResult(result="unpaused", reason=pause.reason)
-    assert back is not None
-    return _brought_back(pause.result, back.result, back.reason)
+    if back is not None and (pause is None or pause.result in MAY_STAND_STILL):
+        return _brought_back(pause.result if pause else "paused", back.result, back.reason)
+    if back is not None and back.result == "resumed":  # after a crash: seen when it ran again
+        return GuestResult(result="paused", reason=back.reason)
+    return GuestResult(result="unpaused", reason=pause.reason if pause else "")
 
 
 def _brought_back(paused: str, back: str, reason: str) -> GuestResult:
@@ -112,20 +113,43 @@ def newcomers(progress: Progress) -> tuple[str, ...]:
 
 
 def _of_commands(progress: Progress) -> Iterator[Done]:
+    yield from _of_rollback(progress)
     applied = progress.closed(Verb.APPLY)
     stopped = bool(progress.signals)
     code = progress.exit_code(Verb.APPLY)
     if code not in (None, 0) and not stopped:
         yield Done(result=Ending.UPDATE_FAILED, reason=f"the command ended with {exit_words(code)}")
+    if applied is not None and applied.outcome.result == "failed":
+        reason = f"how the command ended is not known: {applied.outcome.reason}"
+        yield Done(result=Ending.UPDATE_FAILED, reason=reason)
     if applied is not None and applied.outcome.result == "lost":
         reason = "how the command ended is not known: look at what it did"
         yield Done(result=Ending.INTERRUPTED, reason=reason)
-    code = progress.exit_code(Verb.VERIFY)
-    if code not in (None, 0) and not stopped:
-        yield Done(result=Ending.UPDATE_FAILED, reason=f"verify ended with {exit_words(code)}")
+    if not stopped:
+        yield from _of_verify(progress)
     deadline_ns = progress.deadline_ns
     if deadline_ns is not None and _last_back_ns(progress) > deadline_ns:
         yield Done(result=Ending.BUDGET_EXCEEDED, reason="a guest was paused past the budget")
+
+
+def _of_verify(progress: Progress) -> Iterator[Done]:
+    """An update that was to be verified and could not be is not known to be good."""
+    closed, code = progress.closed(Verb.VERIFY), progress.exit_code(Verb.VERIFY)
+    if closed is None or code == 0 or closed.outcome.result == "lost":
+        return
+    why = f"verify ended with {exit_words(code)}"
+    if code is None:
+        why = f"verify could not be run: {closed.outcome.reason}"
+    yield Done(result=Ending.UPDATE_FAILED, reason=why)
+
+
+def _of_rollback(progress: Progress) -> Iterator[Done]:
+    """Named first of the failed: a host that is neither updated nor rolled back needs a person."""
+    closed, code = progress.closed(Verb.ROLLBACK), progress.exit_code(Verb.ROLLBACK)
+    if closed is None or code == 0 or closed.outcome.result == "lost":
+        return
+    why = exit_words(code) if code is not None else closed.outcome.reason
+    yield Done(result=Ending.UPDATE_FAILED, reason=f"the update failed, and its rollback: {why}")
 
 
 def _last_back_ns(progress: Progress) -> int:
@@ -142,9 +166,13 @@ def _of_halt(progress: Progress, halt: Halt | None) -> Iterator[Done]:
     """A run that was halted is refused only if its update never began."""
     if halt is None:
         return
-    began = Verb.APPLY in progress.state.open or progress.state.result(Verb.APPLY) not in (
-        "",
-        "not-begun",
-    )
-    result = Ending.PARTLY if began and halt.result is Ending.REFUSED else halt.result
+    refused = halt.result is Ending.REFUSED and progress.update_began
+    result = Ending.PARTLY if refused else halt.result
     yield Done(result=result, reason=halt.reason)
+
+
+def exit_words(code: int | None) -> str:
+    """An exit status as a person reads it; negative means a signal, as in subprocess."""
+    if code is None:
+        return "an unknown status"
+    return f"signal {-code}" if code < 0 else f"exit {code}"

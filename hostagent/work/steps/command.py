@@ -22,6 +22,7 @@ class Commands:
         self.port = command
         self.fence = fence
         self.ids: dict[str, CommandId] = {}
+        self.released = False
 
     def launch(self, verb: Verb, step: Step) -> CommandId:
         """Start the process that waits to become this command. Raises RefusedError."""
@@ -71,8 +72,14 @@ class Apply:
         self._released_ns = 0
 
     def do(self, step: Step) -> Outcome:
-        if not self._commands.fence.enter(self._release):
-            raise RefusedError("the run was stopped before the update began")
+        before_ns = step.args["before_ns"]
+        if isinstance(before_ns, int) and time.monotonic_ns() >= before_ns:
+            raise RefusedError("the budget was over before the update could begin")
+        try:
+            if not self._commands.fence.enter(self._release):
+                raise RefusedError("the run was stopped before the update began")
+        except OSError as error:
+            raise RefusedError(f"the command that waited at its gate is gone: {error}") from error
         return self._commands.wait(Verb.APPLY, step.key, self._released_ns)
 
     def look(self, step: Step) -> Outcome:
@@ -82,6 +89,7 @@ class Apply:
     def _release(self) -> None:
         self._released_ns = time.monotonic_ns()
         self._commands.port.release(Verb.APPLY)
+        self._commands.released = True
 
 
 class RunCommand:
@@ -101,18 +109,21 @@ class RunCommand:
 
 
 class Cancel:
-    """Ends the command that waits behind its gate: the update is not applied."""
+    """Keeps the gate shut: `cancelled` ends the command that waits there, which never runs, and
+    `released` says that it was let through before."""
 
     def __init__(self, commands: Commands) -> None:
         self._commands = commands
 
     def do(self, step: Step) -> Outcome:
         self._commands.fence.turn()
+        if self._commands.released:
+            return Outcome(key=step.key, result="released")
         self._commands.port.cancel(Verb.APPLY)
         return Outcome(key=step.key, result="cancelled")
 
     def look(self, step: Step) -> Outcome:
-        return Outcome(key=step.key, result="cancelled")
+        return Outcome(key=step.key, result="unknown")
 
 
 class Signal:

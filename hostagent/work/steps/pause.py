@@ -2,14 +2,17 @@
 
 Layer: work. A suspend that had no answer in time is *outstanding*: it may still take effect, so the
 guest stays ours. A resume first turns the fence (no suspend may begin any more), brings back all
-guests with nothing outstanding at once, and the others each as soon as their suspend has returned.
+guests with nothing outstanding at once, and each of the others as soon as its suspend has returned:
+one that hangs delays no other.
 """
 
 import threading
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from queue import Empty, SimpleQueue
 
-from hostagent.core.errors import RefusedError
+from hostagent.core.errors import HostagentError, RefusedError
 from hostagent.core.journal import GuestOutcome, Outcome
 from hostagent.core.plan import PlannedGuest, Step
 from hostagent.core.ports import Pauser, Watch
@@ -17,6 +20,9 @@ from hostagent.work.fence import Fence
 
 LOOK_LIMIT_NS = 3_000_000_000
 """How long recovery waits for libvirt's word on the guests before it resumes without it."""
+
+LATE_SLACK_NS = 500_000_000
+"""The least time that a guest gets whose suspend returned at the very end of a resume's limit."""
 
 
 class Outstanding:
@@ -42,15 +48,12 @@ class Outstanding:
         with self._changed:
             return self._uuids.intersection(uuids)
 
-    def wait_for_one(self, uuids: set[str], until_ns: int) -> set[str]:
-        """Those whose suspend has returned; waits for at least one, or until the time is over."""
+    def wait_for(self, uuid: str, until_ns: int) -> bool:
+        """Whether its suspend has returned; waits for that, or until the time is over."""
         with self._changed:
-            while True:
-                returned = uuids - self._uuids
-                left_ns = until_ns - time.monotonic_ns()
-                if returned or left_ns <= 0:
-                    return returned
-                self._changed.wait(left_ns / 1e9)
+            while uuid in self._uuids and time.monotonic_ns() < until_ns:
+                self._changed.wait(max(until_ns - time.monotonic_ns(), 0) / 1e9)
+            return uuid not in self._uuids
 
 
 class PauseWork:
@@ -77,12 +80,20 @@ class Pause:
         self._work = work
 
     def do(self, step: Step) -> Outcome:
-        work = self._work
+        work, before_ns = self._work, step.args["before_ns"]
+        if isinstance(before_ns, int) and time.monotonic_ns() >= before_ns:
+            raise RefusedError("the budget was over before a guest was paused")
         if not work.fence.enter(lambda: work.outstanding.add(step.guests)):
             raise RefusedError("the run was stopped before a guest was paused")
         limit_ns = step.args["limit_ns"]
         assert isinstance(limit_ns, int)
-        results = work.pauser.pause(work.guests(step.guests), limit_ns, self._returned)
+        try:
+            results = work.pauser.pause(work.guests(step.guests), limit_ns, self._returned)
+        except HostagentError as error:  # guests may stand still: it must not say "not begun"
+            return Outcome(key=step.key, result="failed", reason=error.message)
+        for uuid, outcome in results.items():
+            if outcome.result in ("not-ours", "failed"):
+                work.watch.let_go(uuid)
         return Outcome(key=step.key, result="over", guests=results)
 
     def look(self, step: Step) -> Outcome:
@@ -108,21 +119,33 @@ class Resume:
         assert isinstance(limit_ns, int)
         until_ns = time.monotonic_ns() + limit_ns
         waiting = work.outstanding.among(step.guests)
-        ready = [uuid for uuid in step.guests if uuid not in waiting]
-        results = dict(self._resume(ready, limit_ns))
-        while waiting:
-            returned = work.outstanding.wait_for_one(waiting, until_ns)
-            if not returned:
-                break
-            waiting -= returned
-            results.update(self._resume(returned, max(until_ns - time.monotonic_ns(), 1)))
+        late: SimpleQueue[Mapping[str, GuestOutcome]] = SimpleQueue()
         for uuid in waiting:
+            arguments = (uuid, until_ns, late)
+            threading.Thread(target=self._resume_late, args=arguments, daemon=True).start()
+        results = dict(
+            self._resume([uuid for uuid in step.guests if uuid not in waiting], limit_ns)
+        )
+        for _ in waiting:
+            left_ns = max(until_ns + LATE_SLACK_NS - time.monotonic_ns(), 0)
+            with suppress(Empty):
+                results.update(late.get(timeout=left_ns / 1e9))
+        for uuid in waiting - results.keys():
             results[uuid] = GuestOutcome(result="hung", reason="its suspend has not returned yet")
         return Outcome(key=step.key, result="over", guests=results)
 
     def look(self, step: Step) -> Outcome:
         """Nothing is taken for granted: the next resume asks libvirt about each guest itself."""
         return Outcome(key=step.key, result="unknown")
+
+    def _resume_late(
+        self, uuid: str, until_ns: int, late: SimpleQueue[Mapping[str, GuestOutcome]]
+    ) -> None:
+        """In a thread of its own: bring a guest back once its suspend has returned."""
+        if self._work.outstanding.wait_for(uuid, until_ns):
+            late.put(self._resume([uuid], max(until_ns - time.monotonic_ns(), LATE_SLACK_NS)))
+        else:
+            late.put({})
 
     def _resume(self, uuids: Iterable[str], limit_ns: int) -> Mapping[str, GuestOutcome]:
         guests = self._work.guests(uuids)
