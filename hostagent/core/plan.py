@@ -88,7 +88,8 @@ Decision = Do | Wait | Done
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlannedGuest:
-    """A guest as the plan saw it. `skip` is why it is left alone, empty for a chosen guest."""
+    """A guest as the plan saw it. `skip` is why it is left alone, empty for a chosen guest; one
+    that `runs` all the same is not paused while the update is applied."""
 
     uuid: str
     name: str
@@ -96,6 +97,7 @@ class PlannedGuest:
     monitor: str = ""
     agent: bool = False
     job: str = ""
+    runs: bool = False
     skip: str = ""
 
 

@@ -144,6 +144,12 @@ class Progress:
             return self.state.result(Verb.PAUSE) != "not-begun"
         return outcome.result in MAY_STAND_STILL
 
+    def _proves(self, uuid: str, result: str) -> bool:
+        """Whether what the guardian saw is final. A guest that it saw running while our suspend
+        had not returned may have stopped afterwards; only a look of our own knows."""
+        pause = self.paused(uuid)
+        return result != "running" or (pause is not None and "returned_ns" in pause.figures)
+
     def _guests_of(self, key: str) -> dict[str, GuestOutcome]:
         closed = self.closed(key)
         return dict(closed.outcome.guests) if closed is not None else {}
@@ -152,7 +158,7 @@ class Progress:
         for heard in self.state.heard:
             if heard.what == "guardian-back":
                 value: Any = heard.value
-                if value["uuid"] == uuid:
+                if value["uuid"] == uuid and self._proves(uuid, value["result"]):
                     yield GuestOutcome(
                         result=value["result"], reason=value["reason"], figures=value["figures"]
                     )

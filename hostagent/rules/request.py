@@ -55,6 +55,7 @@ def plan(run: str, request: Request, facts: Facts) -> Plan:
     )
     if not request.terms.allow_unpaused:
         _refuse_held(guests, facts)
+        _refuse_unpausable(guests)
     return Plan(
         run=run,
         kind="inplace",
@@ -98,6 +99,16 @@ def _refuse_held(guests: tuple[PlannedGuest, ...], facts: Facts) -> None:
             raise RefusedError(
                 f"guest {guest.name}: {guest.skip}",
                 hint="its QEMU hangs: look at that process; or choose other guests with --guest",
+            )
+
+
+def _refuse_unpausable(guests: tuple[PlannedGuest, ...]) -> None:
+    """All or nothing: one that runs and can't be paused is seen before anything is done."""
+    for guest in guests:
+        if guest.runs and guest.skip:
+            raise RefusedError(
+                f"guest {guest.name} can't be paused: {guest.skip}",
+                hint="--allow-unpaused goes on without it; or choose other guests with --guest",
             )
 
 

@@ -11,6 +11,8 @@ from hostagent.core.errors import RefusedError
 from hostagent.core.model import AgentState, Facts, Guest, GuestState
 from hostagent.core.plan import PlannedGuest
 
+UUID_LENGTH = 36
+
 
 def select(facts: Facts, selectors: Sequence[str]) -> tuple[Guest, ...]:
     """The guests that these names, UUIDs or IDs mean; all guests for no selector at all.
@@ -24,7 +26,7 @@ def select(facts: Facts, selectors: Sequence[str]) -> tuple[Guest, ...]:
 
 
 def _find(guests: Iterable[Guest], selector: str) -> Guest:
-    matches = [guest for guest in guests if selector in _handles(guest)]
+    matches = [guest for guest in guests if not _handles(guest).isdisjoint(_spellings(selector))]
     if not matches:
         raise RefusedError(
             f"there is no guest {selector!r} on this host",
@@ -45,6 +47,11 @@ def _handles(guest: Guest) -> set[str]:
     return handles
 
 
+def _spellings(selector: str) -> set[str]:
+    """As it is, and as libvirt writes a UUID: in small letters."""
+    return {selector, selector.lower()} if len(selector) == UUID_LENGTH else {selector}
+
+
 def planned(guest: Guest, held_by: str) -> PlannedGuest:
     """This guest as the plan keeps it; `held_by` is the earlier run that still waits for it."""
     return PlannedGuest(
@@ -54,6 +61,7 @@ def planned(guest: Guest, held_by: str) -> PlannedGuest:
         monitor=guest.monitor,
         agent=guest.agent is AgentState.CONNECTED,
         job=guest.job,
+        runs=guest.runs,
         skip=skip_reason(guest, held_by),
     )
 

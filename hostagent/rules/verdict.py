@@ -48,6 +48,8 @@ def verdict(progress: Progress, halt: Halt | None) -> Done:
 
 def guest_result(progress: Progress, guest: PlannedGuest) -> GuestResult:
     """What became of one guest of the plan."""
+    if guest.skip and guest.runs:
+        return GuestResult(result="unpaused", reason=guest.skip)
     if guest.skip:
         return GuestResult(result="skipped", reason=guest.skip)
     if guest not in progress.guests:
