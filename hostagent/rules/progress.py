@@ -54,13 +54,17 @@ class Progress:
 
     @cached_property
     def guests(self) -> tuple[PlannedGuest, ...]:
-        """The guests to pause: chosen, and still there (and free) after their jobs ended."""
-        waited = self._guests_of(Verb.AWAIT_JOBS)
-        return tuple(
-            guest
-            for guest in self.state.plan.chosen
-            if guest.uuid not in waited or waited[guest.uuid].result == "free"
-        )
+        """The guests to pause: chosen, free when their jobs had ended, and still running when the
+        guardian was armed."""
+        return tuple(guest for guest in self.state.plan.chosen if self.dropped(guest.uuid) is None)
+
+    def dropped(self, uuid: str) -> GuestOutcome | None:
+        """Why a chosen guest was left alone before anything was paused."""
+        for verb, kept in ((Verb.AWAIT_JOBS, "free"), (Verb.ARM, "guarded")):
+            outcome = self._guests_of(verb).get(uuid)
+            if outcome is not None and outcome.result != kept:
+                return outcome
+        return None
 
     def key(self, verb: Verb) -> str:
         """The key of a way-back step for the present holder of the run."""

@@ -15,6 +15,7 @@ A guest's result is one of
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from hostagent.core.journal import GuestOutcome
 from hostagent.core.plan import Done, Ending, PlannedGuest, Verb
 from hostagent.rules.halt import Halt
 from hostagent.rules.progress import MAY_STAND_STILL, Progress
@@ -52,8 +53,10 @@ def guest_result(progress: Progress, guest: PlannedGuest) -> GuestResult:
         return GuestResult(result="unpaused", reason=guest.skip)
     if guest.skip:
         return GuestResult(result="skipped", reason=guest.skip)
-    if guest not in progress.guests:
-        return _after_its_job(progress, guest)
+    dropped = progress.dropped(guest.uuid)
+    if dropped is not None:
+        result = "unpaused" if dropped.result == "busy" else "skipped"
+        return GuestResult(result=result, reason=dropped.reason)
     pause, back = progress.paused(guest.uuid), progress.back(guest.uuid)
     if guest.uuid in progress.to_resume:
         if back is not None and back.result == "failed":
@@ -65,28 +68,28 @@ def guest_result(progress: Progress, guest: PlannedGuest) -> GuestResult:
     if pause is not None and pause.result == "not-ours":
         return GuestResult(result="skipped", reason=pause.reason)
     if back is not None and (pause is None or pause.result in MAY_STAND_STILL):
-        return _brought_back(pause.result if pause else "paused", back.result, back.reason)
+        return _brought_back(progress, pause.result if pause else "paused", back)
     if back is not None and back.result == "resumed":  # after a crash: seen when it ran again
         return GuestResult(result="paused", reason=back.reason)
     return GuestResult(result="unpaused", reason=pause.reason if pause else "")
 
 
-def _brought_back(paused: str, back: str, reason: str) -> GuestResult:
-    if back in ("gone", "not-ours"):
-        return GuestResult(result="gone", reason=reason)
+def _brought_back(progress: Progress, paused: str, back: GuestOutcome) -> GuestResult:
+    if back.result in ("gone", "not-ours"):
+        return GuestResult(result="gone", reason=back.reason)
     if paused != "paused":
         return GuestResult(result="unpaused", reason="it could not be paused in time")
-    if back == "running" and reason:
+    if back.result == "running" and not _outlasted_the_command(progress, back):
+        reason = back.reason or "somebody else had resumed it before the command ended"
         return GuestResult(result="unpaused", reason=reason)
-    return GuestResult(result="paused", reason=reason)
+    return GuestResult(result="paused", reason=back.reason)
 
 
-def _after_its_job(progress: Progress, guest: PlannedGuest) -> GuestResult:
-    closed = progress.closed(Verb.AWAIT_JOBS)
-    assert closed is not None
-    outcome = closed.outcome.guests[guest.uuid]
-    result = "unpaused" if outcome.result == "busy" else "skipped"
-    return GuestResult(result=result, reason=outcome.reason)
+def _outlasted_the_command(progress: Progress, back: GuestOutcome) -> bool:
+    """Whether a guest that ran already at our resume is known to have stood still until then."""
+    applied, resumed_ns = progress.closed(Verb.APPLY), back.figures.get("resumed_ns")
+    ended_ns = applied.outcome.figures.get("ended_ns") if applied is not None else None
+    return isinstance(resumed_ns, int) and isinstance(ended_ns, int) and resumed_ns >= ended_ns
 
 
 _ENDING_OF_GUEST = {

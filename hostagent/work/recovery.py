@@ -26,8 +26,15 @@ def take_over(
     return state
 
 
-def finish(runner: Runner, still_paused: Callable[[State], bool]) -> Done:
-    """Drive the run to its end, and end it unless a guest is still to be brought back."""
+def finish(
+    runner: Runner,
+    still_paused: Callable[[State], bool],
+    guardian_rows: Callable[[], Iterable[Heard]],
+) -> Done:
+    """Drive the run to its end, and end it unless a guest is still to be brought back. A guardian
+    may have acted meanwhile (we were frozen): what it did is heard before the end is decided."""
+    runner.drive()
+    runner.hear(guardian_rows())
     done = runner.drive()
     if not still_paused(runner.state):
         runner.end(done)

@@ -12,7 +12,7 @@ Invariant: only this loop appends to the journal, so rows are in the order in wh
 import logging
 import queue
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Protocol
 
 from hostagent.core.errors import HostagentError, RefusedError
@@ -81,6 +81,11 @@ class Runner:
                     self._listen(decision.until_ns)
                 case Done():
                     return decision
+
+    def hear(self, rows: Iterable[Heard]) -> None:
+        """Take what others have written down."""
+        for row in rows:
+            self._take(row)
 
     def end(self, done: Done) -> None:
         """Write the run's end. Only a run that leaves nothing to bring back is ended."""

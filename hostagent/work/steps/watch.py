@@ -1,13 +1,15 @@
 """Arm and disarm: the guardian stands by from before the first suspend to after the last resume.
 
 Layer: work. An arm step warms the connections for the pause at the same time, so that nothing is
-opened or looked up while guests stand still. A step with `deadline_ns` replaces a guardian that
-died and keeps the first one's deadline.
+opened or looked up while guests stand still, and looks at the guests once more: one that its owner
+stopped since the plan was made must not be in the list of a guardian that resumes what it finds
+paused. A step with `deadline_ns` replaces a guardian that died and keeps the first one's deadline.
 """
 
 import time
+from collections.abc import Mapping
 
-from hostagent.core.journal import Outcome
+from hostagent.core.journal import GuestOutcome, Outcome
 from hostagent.core.plan import Json, Plan, Step
 from hostagent.core.ports import Watch
 from hostagent.work.steps.pause import PauseWork
@@ -25,24 +27,42 @@ class Arm:
         self._plan = plan
 
     def do(self, step: Step) -> Outcome:
-        guests = self._work.guests(step.guests)
         limit_ns = step.args["limit_ns"]
         assert isinstance(limit_ns, int)
         deadline_ns = step.args.get("deadline_ns")
-        if deadline_ns is None:
-            self._work.pauser.warm(guests, limit_ns)
-            budget_ns = step.args["budget_ns"]
-            assert isinstance(budget_ns, int)
-        else:
+        if deadline_ns is not None:
             assert isinstance(deadline_ns, int)
-            budget_ns = deadline_ns - time.monotonic_ns()
-        figures: dict[str, Json] = {
-            "deadline_ns": self._work.watch.arm(guests, self._plan, budget_ns, limit_ns)
+            return self._guard(step, {}, deadline_ns - time.monotonic_ns(), limit_ns)
+        guests = self._work.guests(step.guests)
+        self._work.pauser.warm(guests, limit_ns)
+        seen = {
+            uuid: _guarded(outcome)
+            for uuid, outcome in self._work.pauser.look(guests, limit_ns).items()
         }
-        return Outcome(key=step.key, result="armed", figures=figures)
+        budget_ns = step.args["budget_ns"]
+        assert isinstance(budget_ns, int)
+        return self._guard(step, seen, budget_ns, limit_ns)
+
+    def _guard(
+        self, step: Step, seen: Mapping[str, GuestOutcome], budget_ns: int, limit_ns: int
+    ) -> Outcome:
+        uuids = [uuid for uuid in step.guests if uuid not in seen or seen[uuid].result == "guarded"]
+        if not uuids:
+            return Outcome(key=step.key, result="nobody", guests=seen)
+        guests = self._work.guests(uuids)
+        armed_until_ns = self._work.watch.arm(guests, self._plan, budget_ns, limit_ns)
+        figures: dict[str, Json] = {"deadline_ns": armed_until_ns}
+        return Outcome(key=step.key, result="armed", guests=seen, figures=figures)
 
     def look(self, step: Step) -> Outcome:
         return Outcome(key=step.key, result="lost", reason="hostagent died")
+
+
+def _guarded(seen: GuestOutcome) -> GuestOutcome:
+    if seen.result == "running":
+        return GuestOutcome(result="guarded")
+    what = "its owner paused it first" if seen.result == "paused" else seen.reason
+    return GuestOutcome(result="left", reason=what)
 
 
 class Disarm:
