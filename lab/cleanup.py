@@ -3,15 +3,15 @@
 Layer: lab, above state and processes. Invariant: a process ends only when the lab noted it with its
 start time, or its environment or arguments say that it lives in one of the lab's hosts; so a lab
 whose `up` was killed at any moment goes away too. Effects: SIGKILL (lab guests hold nothing of
-worth, and a frozen process dies of nothing else), removes interfaces and directories. Errors:
+worth, and a frozen process dies of nothing else), removes control groups and directories. Errors:
 LabError when something can't be removed.
 """
 
-import shutil
+import os
 from contextlib import suppress
 from pathlib import Path
 
-from lab.errors import CannotRun, LabError
+from lab.errors import LabError
 from lab.processes import (
     ProcessId,
     all_processes,
@@ -44,7 +44,8 @@ def remove(directory: LabDirectory) -> list[str]:
         return []
     ended = _end_processes(directory)
     said = [f"{ended} processes ended"] if ended else []
-    said += [f"interface {link} removed" for link in state.links if _remove_link(link)]
+    for control_group in state.control_groups:
+        _remove_control_group(Path(control_group))
     _remove_files(directory, state)
     return said
 
@@ -67,14 +68,19 @@ def _end_processes(directory: LabDirectory) -> int:
     return ended
 
 
-def _remove_link(name: str) -> bool:
-    """Remove a network interface that the state lists; most went away with their namespace."""
-    if not Path(f"/sys/class/net/{name}").exists():
-        return False
-    with suppress(CannotRun):
-        run("ip", "link", "delete", name)
-        return True
-    return False
+def _remove_control_group(top: Path) -> None:
+    """Remove a control group and those below it; it may stay busy until its zombies are reaped."""
+
+    def gone() -> bool:
+        with suppress(OSError):
+            for path, _, _ in os.walk(top, topdown=False):
+                Path(path).rmdir()
+        return not top.exists()
+
+    try:
+        wait_until(gone, 20, f"removal of control group {top}")
+    except TimeoutError as error:
+        raise LabError(str(error)) from error
 
 
 def _remove_files(directory: LabDirectory, state: LabState) -> None:
@@ -85,7 +91,7 @@ def _remove_files(directory: LabDirectory, state: LabState) -> None:
         inside = [path for path in mounted if path == str(home) or path.startswith(f"{home}/")]
         if inside:
             raise LabError(f"{inside[0]} is still mounted; not removing anything below it")
-        shutil.rmtree(home, ignore_errors=False) if home.exists() else None
+        run("rm", "-rf", "--one-file-system", home)
     for entry in directory.path.iterdir():
         if entry.name not in ("lock", "state.json"):
             entry.unlink()

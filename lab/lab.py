@@ -14,12 +14,14 @@ from typing import Self
 
 from lab.cleanup import remove
 from lab.errors import LabError
+from lab.full import FullHost, control_groups, start_network
 from lab.guests import Guest, GuestSort, GuestSpec, mixture, named
 from lab.host import Host
 from lab.images import Images, Say, guest_images
 from lab.light import LightHost
 from lab.probe import accelerator, require
 from lab.processes import myself
+from lab.roots import host_root
 from lab.state import (
     DEFAULT_NAME,
     MOST_GUESTS,
@@ -144,9 +146,17 @@ class Lab:
         """Take a lab of that name away, whatever is left of it; says what was there."""
         return _remove(LabDirectory(name))
 
+    def _empty_host(self, record: HostRecord) -> Host:
+        """The object for a host, by its tier."""
+        accelerator_name = self._state.accelerator
+        if self._state.tier is Tier.LIGHT:
+            return LightHost(self._directory, record, accelerator_name)
+        groups = control_groups(self.name, record.name)
+        return FullHost(self._directory, record, accelerator_name, groups[0])
+
     def _host(self, record: HostRecord) -> Host:
         """The object for a host of the state file, with its guests."""
-        host = LightHost(self._directory, record, self._state.accelerator)
+        host = self._empty_host(record)
         for guest in record.guests:
             spec = self._specs.get(guest.name) or GuestSpec(
                 sort=GuestSort(guest.sort), name=guest.name, memory_mib=guest.memory_mib
@@ -157,14 +167,32 @@ class Lab:
     def _bring_up(self, say: Say) -> None:
         """Start hosts one after the other, then all guests, a few at once."""
         for host in self.hosts:
-            say(f"host {host.name}: starting libvirtd")
             host.prepare(self._images)
+        self._boot_full_hosts(say)
+        for host in self.hosts:
+            say(f"host {host.name}: starting libvirtd")
             host.start_libvirtd()
         with ThreadPoolExecutor(max_workers=BOOT_AT_ONCE) as pool:
             for guest in pool.map(_boot, self.guests):
                 say(f"guest {guest.name} ({guest.sort}) runs")
         self._state = replace(self._state, phase=Phase.UP)
         self._directory.write(self._state)
+
+    def _boot_full_hosts(self, say: Say) -> None:
+        """Install and switch on the hosts that are containers, side by side."""
+        hosts = [host for host in self.hosts if isinstance(host, FullHost)]
+        if not hosts:
+            return
+        tree = host_root(say)
+        network = start_network(self._directory, hosts[0].directory)
+        names = {host.name: host.address for host in hosts}
+        for host in hosts:
+            say(f"host {host.name}: installing and booting")
+            host.install(tree, names)
+            host.boot(network, [self._images.kernel.parent])
+        for host in hosts:
+            host.wait_booted()
+            say(f"host {host.name} is up")
 
 
 def _remove(directory: LabDirectory) -> list[str]:
@@ -226,6 +254,12 @@ def _new_state(
         accelerator=accelerator_name,
         hosts=hosts,
         owner=None if stays else myself(),
+        control_groups=tuple(
+            str(group)
+            for host in hosts
+            for group in control_groups(directory.name, host.name)
+            if tier is Tier.FULL
+        ),
     )
     directory.write(state)
     return state

@@ -70,7 +70,7 @@ class HostRecord:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LabState:
-    """One lab. `links` are network interfaces to be removed (full tier).
+    """One lab. `control_groups` are those to be removed with it (full tier).
 
     `owner` is the process that a lab lives and dies with; None for one that stays until `down`.
     """
@@ -81,7 +81,7 @@ class LabState:
     accelerator: str
     hosts: tuple[HostRecord, ...]
     owner: ProcessId | None = None
-    links: tuple[str, ...] = ()
+    control_groups: tuple[str, ...] = ()
 
 
 class LabDirectory:
@@ -205,5 +205,5 @@ def _from_json(raw: dict[str, Any]) -> LabState:
         accelerator=raw["accelerator"],
         hosts=hosts,
         owner=ProcessId(**raw["owner"]) if raw["owner"] else None,
-        links=tuple(raw["links"]),
+        control_groups=tuple(raw["control_groups"]),
     )

@@ -90,6 +90,20 @@ def _make_lab(
     raise LabError("every lab name is in use")
 
 
+def _lab_maker(
+    stack: ExitStack, config: pytest.Config, tier: Tier, audit: "Audit"
+) -> Callable[..., Lab]:
+    """A function that makes labs of a tier; at the end each is audited, then taken away."""
+
+    def make(hosts: int = 1, guests: int | Sequence[GuestSpec] = 2) -> Lab:
+        lab = stack.enter_context(_make_lab(config, tier, hosts, guests))
+        for host in lab.hosts:
+            stack.callback(audit.check, host)
+        return lab
+
+    return make
+
+
 class Audit:
     """What the current test declares, and the verdict on the hosts it used."""
 
@@ -134,7 +148,10 @@ def audit(request: pytest.FixtureRequest) -> Iterator[Audit]:
 
 @pytest.fixture
 def marked_env(audit: Audit) -> dict[str, str]:
-    """The environment to start hostagent with: whatever it leaves running is then found."""
+    """The environment to start hostagent with: whatever it leaves running is then found.
+
+    On a full tier host: host.env | {MARK: audit.mark}.
+    """
     return os.environ | {MARK: audit.mark}
 
 
@@ -158,20 +175,35 @@ def light_host(_shared_light_lab: Lab, audit: Audit) -> Iterator[Host]:
 def make_light_lab(request: pytest.FixtureRequest, audit: Audit) -> Iterator[Callable[..., Lab]]:
     """Labs of this test alone: make_light_lab(hosts=2, guests=1)."""
     with ExitStack() as stack:
-
-        def make(hosts: int = 1, guests: int | Sequence[GuestSpec] = 2) -> Lab:
-            lab = stack.enter_context(_make_lab(request.config, Tier.LIGHT, hosts, guests))
-            for host in lab.hosts:
-                stack.callback(audit.check, host)
-            return lab
-
-        yield make
+        yield _lab_maker(stack, request.config, Tier.LIGHT, audit)
 
 
 @pytest.fixture
 def fresh_light_host(make_light_lab: Callable[..., Lab]) -> Host:
     """A light host of this test alone, with g1 (agent) and g2 (disk)."""
     return make_light_lab(guests=2).hosts[0]
+
+
+@pytest.fixture(scope="session")
+def _shared_full_lab(request: pytest.FixtureRequest) -> Iterator[Lab]:
+    with _make_lab(request.config, Tier.FULL, 1, 2) as lab:
+        yield lab
+
+
+@pytest.fixture
+def full_host(_shared_full_lab: Lab, audit: Audit) -> Iterator[Host]:
+    """The session's full tier host, with systemd, and g1 (agent) and g2 (disk)."""
+    host = _shared_full_lab.hosts[0]
+    host.restore()
+    yield host
+    audit.check(host)
+
+
+@pytest.fixture
+def make_full_lab(request: pytest.FixtureRequest, audit: Audit) -> Iterator[Callable[..., Lab]]:
+    """Full tier labs of this test alone: make_full_lab(hosts=2, guests=1)."""
+    with ExitStack() as stack:
+        yield _lab_maker(stack, request.config, Tier.FULL, audit)
 
 
 @pytest.fixture

@@ -1,0 +1,104 @@
+"""The full tier: a host with its own systemd, whose guests the witness sees from outside."""
+
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from lab import Guest, Lab, Tier, Witness
+from lab.full import FullHost
+from lab.host import Host
+from lab.state import LabDirectory
+
+WitnessOf = Callable[[Guest], Witness]
+
+
+def as_full(host: Host) -> FullHost:
+    """The host with what only this tier can do."""
+    assert isinstance(host, FullHost)
+    return host
+
+
+def test_systemd_is_up_and_commands_run_in_scopes_of_it(full_host: Host) -> None:
+    host = as_full(full_host)
+    assert host.run("systemctl", "is-system-running") == "running\n"
+    assert host.run("hostname") == "h1\n"
+    assert ".scope" in host.run("cat", "/proc/self/cgroup").splitlines()[-1]
+    unit = host.run("systemd-run", "--pipe", "--wait", "--quiet", "cat", "/proc/self/cgroup")
+    assert ".service" in unit
+
+
+def test_witness_sees_a_guest_from_outside(full_host: Host, witness: WitnessOf) -> None:
+    host = as_full(full_host)
+    guest = host.guest("g1")
+    guest.wait_counting()
+    seen = witness(guest)
+    host.run("virsh", "suspend", "g1")
+    assert seen.status() == "paused"
+    host.run("virsh", "resume", "g1")
+    seen.wait_for("RESUME")
+    (pause,) = seen.pauses()
+    assert pause.duration_ns is not None
+    assert pause.duration_ns > 0
+
+
+def test_libvirtd_is_frozen_killed_and_comes_back(full_host: Host, witness: WitnessOf) -> None:
+    seen = witness(full_host.guest("g2"))
+    full_host.freeze()
+    assert seen.status() == "running"
+    full_host.thaw()
+    killed = full_host.libvirtd_pid()
+    full_host.kill_libvirtd()
+    full_host.start_libvirtd()
+    assert full_host.libvirtd_pid() != killed
+    assert full_host.guest("g2").state() == "running"
+
+
+def test_a_reboot_gives_a_new_boot_id_and_ends_guests(full_host: Host) -> None:
+    host = as_full(full_host)
+    host.run("sh", "-c", "echo kept >/var/tmp/kept; echo gone >/run/gone")
+    before = host.boot_id()
+    host.reboot()
+    assert host.boot_id() != before
+    assert host.run("cat", "/var/tmp/kept") == "kept\n"
+    assert not (host.inside / "run/gone").exists()
+    assert [guest.status() for guest in host.guests] == ["off", "off"]
+
+
+def test_root_can_log_in_by_ssh(full_host: Host) -> None:
+    host = as_full(full_host)
+    options = ("-o", "StrictHostKeyChecking=accept-new", "-o", "BatchMode=yes")
+    assert host.run("ssh", *options, "root@h1", "hostname") == "h1\n"
+
+
+def test_hostagent_runs_inside(full_host: Host) -> None:
+    assert "hostagent" in as_full(full_host).run("hostagent", "--help")
+
+
+def test_hosts_reach_each_other_and_nothing_else(make_full_lab: Callable[..., Lab]) -> None:
+    lab = make_full_lab(hosts=2, guests=0)
+    first, second = (as_full(host) for host in lab.hosts)
+    options = ("-o", "StrictHostKeyChecking=accept-new", "-o", "BatchMode=yes")
+    assert first.run("ssh", *options, "root@h2", "hostname") == "h2\n"
+    assert second.run("ip", "-4", "route", "show", "default") == ""
+    assert first.boot_id() != second.boot_id()
+
+
+@pytest.mark.usefixtures("full_host")
+def test_down_leaves_no_mount_interface_or_control_group() -> None:
+    def of_labs() -> set[str]:
+        mounts = {line for line in Path("/proc/self/mounts").read_text().splitlines()}
+        links = {path.name for path in Path("/sys/class/net").iterdir()}
+        groups = {str(path) for path in Path("/sys/fs/cgroup").glob("*/halab-leftover-*")}
+        return mounts | links | groups
+
+    before = of_labs()
+    lab = Lab.up("leftover", Tier.FULL, guests=1)
+    shown = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True)
+    assert "halab-leftover-h1" in shown.stdout
+    lab.down()
+    shown = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True)
+    assert "halab-leftover" not in shown.stdout
+    assert of_labs() == before
+    assert not LabDirectory("leftover").path.exists()
