@@ -113,8 +113,13 @@ class HungDaemon:
     def __init__(self, daemon: DaemonId | None) -> None:
         self._daemon = daemon
         self._kills = 0
+        self._killed = 0
         self._restarting = False
         self._lock = threading.Lock()
+
+    def what_was_done(self) -> str:
+        """For people: what was done about it; empty when nothing was."""
+        return f"libvirtd (pid {self._killed}) hung and was killed" if self._killed else ""
 
     def reread(self) -> None:
         """libvirtd answers on a new connection: it may be another process now."""
@@ -130,7 +135,9 @@ class HungDaemon:
             if self._kills >= MAX_KILLS:
                 return f"libvirtd was killed {self._kills} times already"
             doubt = kill_daemon(self._daemon)
-            self._kills += not doubt
+            if not doubt:
+                self._kills += 1
+                self._killed = self._daemon.pid
             return doubt
 
     def restart(self) -> None:

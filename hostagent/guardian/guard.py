@@ -26,7 +26,7 @@ from hostagent.guardian.resume import Back, Result, Target
 from hostagent.guardian.wire import Arm, Disarm, Disarmed, LetGo, Message, Paused
 
 TICK_S = 0.1
-FIRST_ROUND_NS = 3_000_000_000
+FIRST_ROUND_NS = 2_000_000_000
 ROUND_NS = 2_000_000_000
 LOOK_S = 0.2
 SETTLED_NS = 2_000_000_000
@@ -168,8 +168,6 @@ class Guard:
     def _disarm(self, message: Disarm) -> None:
         self._disarmed = True
         self._drop([held for uuid, held in self._held.items() if uuid not in message.keep])
-        for held in self._held.values():
-            held.hung = held.hung or held.target.state() in STOPPED
         self._let_others_go_on()
         self._reply(Disarmed())
         self._scribe.note("disarmed", {"keep": list(self._held)})
@@ -202,7 +200,9 @@ class Guard:
 
     def _let_others_go_on(self) -> None:
         """Once only guests whose own QEMU hangs are left, let go of the lock and name them."""
-        only_hung = self._held and all(held.hung for held in self._held.values())
+        only_hung = self._held and all(
+            held.hung or held.target.state() in STOPPED for held in self._held.values()
+        )
         alone = self._disarmed or self._owner_gone()
         if only_hung and alone and not self._lock_released:
             self._lock_released = True

@@ -288,6 +288,7 @@ class _Round:
                 Back(
                     uuid=target.uuid,
                     result=Result.RESUMED,
+                    reason=self._resumer.hung_daemon.what_was_done() or "libvirt did not answer",
                     way="qmp",
                     called_ns=outcome.called_ns,
                     returned_ns=outcome.returned_ns,

@@ -75,6 +75,8 @@ class Rig:
         self.targets = {guest.name: target_of(host, guest) for guest in guests}
         self.ways = ways_of(host)
         self.watches: list[Watch] = []
+        self.owners: list[Owner] = []
+        self.deadline_ns = 0
 
     def arm(self, *, budget_s: float = 60, owner: ProcessId | None = None) -> Arm:
         """An Arm for all guests of this rig."""
@@ -98,7 +100,9 @@ class Rig:
             on_death=on_death,
         )
         self.watches.append(watch)
-        watch.arm(self.arm(budget_s=budget_s), 10 * SECOND_NS)
+        arm = self.arm(budget_s=budget_s)
+        self.deadline_ns = arm.deadline_ns
+        watch.arm(arm, 10 * SECOND_NS)
         return watch
 
     def suspend(self, *names: str) -> None:
@@ -134,9 +138,13 @@ class Rig:
 
     def owner(self, *, budget_s: float = 60, suspend: bool = True, paused: bool = True) -> "Owner":
         """Another process that arms a guardian and, unless told otherwise, pauses the guests."""
-        return Owner(self, budget_s=budget_s, suspend=suspend, paused=paused)
+        owner = Owner(self, budget_s=budget_s, suspend=suspend, paused=paused)
+        self.owners.append(owner)
+        return owner
 
     def close(self) -> None:
+        for owner in self.owners:
+            owner.kill()
         for watch in self.watches:
             watch.disarm((), SECOND_NS)
 

@@ -3,8 +3,6 @@
 "Within" is judged by the witness: QEMU's own RESUME event on a monitor of the lab's.
 """
 
-import fcntl
-import json
 import os
 import signal
 import subprocess
@@ -15,11 +13,8 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-import pytest
 from guardian_rig import SECOND_NS, Rig, wait_status
 
-from hostagent.guardian.launch import Mode
-from hostagent.guardian.wire import NotReadyError, Watch
 from lab import Guest, Witness
 from lab.host import Host
 from lab.processes import wait_until
@@ -50,6 +45,8 @@ def test_all_run_soon_after_the_owner_is_killed(make_rig: MakeRig, witness: Witn
     rig = make_rig(*ALL)
     seen = [witness(guest) for guest in rig.guests]
     owner = rig.owner()
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGTSTP):
+        os.kill(owner.guardian.pid, number)
     killed_ns = owner.kill()
     times = [back_s(each, killed_ns) for each in seen]
     print("back after", [f"{each * 1000:.0f} ms" for each in times])
@@ -65,10 +62,11 @@ def test_the_deadline_resumes_and_the_guardian_waits_for_its_owner(
     rig = make_rig("g1", "g3")
     seen = [witness(guest) for guest in rig.guests]
     watch = rig.watch(budget_s=1)
-    deadline_ns = time.monotonic_ns() + SECOND_NS
     rig.suspend()
     watch.paused(rig.uuids("g1", "g3"))
-    assert all(-0.1 < back_s(each, deadline_ns - SECOND_NS) - 1 < 0.2 for each in seen)
+    times = [back_s(each, rig.deadline_ns - SECOND_NS) - 1 for each in seen]
+    print("back after the deadline", times)
+    assert all(0 <= each < 0.2 for each in times)
     wait_until(lambda: not rig.list_file.exists(), 5, "empty list")
     assert watch.alive()
     # What its owner pauses from now on is not ours.
@@ -113,7 +111,7 @@ def test_a_guest_that_was_started_anew_is_not_touched(make_rig: MakeRig) -> None
     rig = make_rig("g1", "g3")
     owner = rig.owner()
     rig.guests[1].destroy()
-    rig.guests[1].start()
+    rig.guests[1].start(wait=False)
     rig.guests[1].suspend()
     owner.kill()
     wait_status(rig.guests[0], "running")
@@ -158,11 +156,10 @@ def test_libvirtd_frozen_long_before_the_deadline(
     rig = make_rig("g1", "g3")
     seen = [witness(guest) for guest in rig.guests]
     watch = rig.watch(budget_s=2.5)
-    deadline_ns = time.monotonic_ns() + int(2.5 * SECOND_NS)
     rig.suspend()
     watch.paused(rig.uuids("g1", "g3"))
     light_host.freeze()
-    times = [back_s(each, deadline_ns - SECOND_NS) - 1 for each in seen]
+    times = [back_s(each, rig.deadline_ns - SECOND_NS) - 1 for each in seen]
     print("back after the deadline", times)
     assert max(times) < 0.5
     light_host.start_libvirtd()
@@ -210,12 +207,8 @@ def test_one_frozen_qemu_delays_no_other_and_comes_back(
     killed_ns = owner.kill()
     assert max(back_s(each, killed_ns) for each in seen) < 1
     # It waits for that guest alone, says so, and blocks no other run.
-    wait_until(lambda: "waiting_for_hung" in rig.list_file.read_text(), 5, "the list")
-    wait_until(
-        lambda: json.loads(rig.list_file.read_text())["waiting_for_hung"] == ["g3"], 8, "its name"
-    )
-    with rig.lock_file.open() as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    wait_until(lambda: rig.listed()["waiting_for_hung"] == ["g3"], 8, "its name")
+    assert not rig.lock_file_held()
     assert rig.host.libvirtd() is not None
     hung.thaw()
     wait_status(hung, "running")
@@ -260,26 +253,6 @@ def test_a_suspend_that_waits_in_a_frozen_qemu_is_undone(
     assert guest.status() == "running"
 
 
-def test_signals_do_not_end_it(make_rig: MakeRig) -> None:
-    rig = make_rig("g3")
-    owner = rig.owner()
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGTSTP):
-        os.kill(owner.guardian.pid, number)
-    owner.kill()
-    wait_status(rig.guests[0], "running", 1)
-
-
-def test_it_is_nobodys_child_and_leads_no_session(make_rig: MakeRig) -> None:
-    rig = make_rig("g3")
-    watch = rig.watch()
-    guardian = watch.guardian
-    assert guardian is not None
-    assert os.getsid(guardian.pid) not in (os.getsid(0), guardian.pid)
-    with pytest.raises(ChildProcessError):
-        os.waitpid(guardian.pid, os.WNOHANG)
-    assert watch.disarm((), 5 * SECOND_NS)
-
-
 def test_it_takes_up_its_list_after_both_were_killed(make_rig: MakeRig, witness: WitnessOf) -> None:
     rig = make_rig("g1", "g3")
     seen = [witness(guest) for guest in rig.guests]
@@ -293,6 +266,7 @@ def test_it_takes_up_its_list_after_both_were_killed(make_rig: MakeRig, witness:
     subprocess.run(  # as systemd starts its unit again
         [sys.executable, "-m", "hostagent.guardian", "--list", str(rig.list_file)],
         stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
         check=True,
         timeout=10,
     )
@@ -316,37 +290,6 @@ def test_its_death_is_told_and_a_new_one_takes_over(make_rig: MakeRig) -> None:
     assert second.disarm((), 5 * SECOND_NS)
 
 
-def test_only_one_at_a_time_gets_ready(make_rig: MakeRig) -> None:
-    rig = make_rig("g3")
-    first = rig.watch()
-    other = Watch(unit="x", list_path=f"{rig.list_file}.2", mode=Mode.SETSID)
-    with pytest.raises(NotReadyError, match="another guardian"):
-        other.arm(replace(rig.arm(), list_path=f"{rig.list_file}.2"), 10 * SECOND_NS)
-    assert first.disarm((), 5 * SECOND_NS)
-
-
-def test_it_refuses_when_it_cannot_keep_its_list(make_rig: MakeRig) -> None:
-    rig = make_rig("g3")
-    rig.list_file = rig.directory / "absent" / "list"
-    with pytest.raises(NotReadyError, match="can't write"):
-        rig.watch()
-
-
-def test_a_frozen_guardian_with_a_full_pipe_keeps_nobody_waiting(make_rig: MakeRig) -> None:
-    rig = make_rig("g3")
-    watch = rig.watch()
-    assert watch.guardian is not None
-    os.kill(watch.guardian.pid, signal.SIGSTOP)
-    begun_ns = time.monotonic_ns()
-    for _ in range(3000):  # 3000 times 50 bytes: more than a pipe holds
-        watch.paused(rig.uuids("g3"))
-    assert not watch.disarm((), SECOND_NS // 5)
-    assert time.monotonic_ns() - begun_ns < SECOND_NS
-    os.kill(watch.guardian.pid, signal.SIGCONT)
-    guardian = watch.guardian
-    wait_until(lambda: not guardian.alive(), 5, "end of the guardian")
-
-
 def test_a_guest_left_to_it_is_brought_back_after_its_owner_went(make_rig: MakeRig) -> None:
     rig = make_rig("g1", "g3")
     hung = rig.guests[1]
@@ -356,7 +299,7 @@ def test_a_guest_left_to_it_is_brought_back_after_its_owner_went(make_rig: MakeR
     owner.tell({"disarm": rig.uuids("g3")})
     assert owner.hear() == "True"
     assert not rig.lock_file_held()
-    assert rig.listed()["waiting_for_hung"] == ["g3"]
+    wait_until(lambda: rig.listed()["waiting_for_hung"] == ["g3"], 2, "its name")
     owner.kill()
     hung.thaw()
     wait_status(hung, "running")
@@ -366,7 +309,9 @@ def test_a_guest_left_to_it_is_brought_back_after_its_owner_went(make_rig: MakeR
 def test_a_pipe_that_somebody_else_holds_open_does_not_hide_a_death(make_rig: MakeRig) -> None:
     rig = make_rig("g3")
     owner = rig.owner(suspend=False, paused=False)
-    ends = [f for f in Path(f"/proc/{owner.process.pid}/fd").iterdir() if "pipe" in os.readlink(f)]
+    ends = [
+        f for f in Path(f"/proc/{owner.process.pid}/fd").iterdir() if "pipe" in str(f.readlink())
+    ]
     held = [os.open(each, os.O_WRONLY | os.O_NONBLOCK) for each in ends if _writable(each)]
     rig.suspend()
     owner.kill()
