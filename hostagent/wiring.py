@@ -163,7 +163,7 @@ class Site:
         steps = _steps(state.plan, NoGuardian(), HostCommand())
         rows = run_files.guardian_rows(files)
         state = recovery.take_over(state, journal, steps, rows)
-        return _finish(journal, state, steps, queue.SimpleQueue(), say)
+        return _finish(files, journal, state, steps, say)
 
     def _begin(self, files: RunFiles, plan: Plan) -> tuple[Journal, State]:
         """Open the journal and see the plan on the disk, or refuse."""
@@ -191,7 +191,7 @@ class Site:
         watch = GuardianWatch(files, lock.guardian_path, inbox.put)
         with told_to(inbox.put):
             steps = _steps(state.plan, watch, HostCommand(output))
-            done = _finish(journal, state, steps, inbox, say)
+            done = _finish(files, journal, state, steps, say, inbox)
         if _is_over(done):
             lock.name(None)
         return done
@@ -222,18 +222,29 @@ def _steps(plan: Plan, watch: Watch, command: HostCommand) -> Steps:
     }
 
 
-def _finish(journal: Journal, state: State, steps: Steps, inbox: Inbox, say: Say) -> RunReport:
+def _finish(
+    files: RunFiles,
+    journal: Journal,
+    state: State,
+    steps: Steps,
+    say: Say,
+    inbox: Inbox | None = None,
+) -> RunReport:
     """Drive a run to its end and report it."""
     runner = Runner(
         decide=inplace.next,
         state=state,
         journal=journal,
         steps=steps,
-        inbox=inbox,
+        inbox=inbox or queue.SimpleQueue(),
         clock=time.monotonic_ns,
         say=say,
     )
-    recovery.finish(runner, lambda state: bool(Progress(state).to_resume))
+    recovery.finish(
+        runner,
+        lambda state: bool(Progress(state).to_resume),
+        lambda: run_files.guardian_rows(files),
+    )
     _sync_within(journal, LAST_SYNC_LIMIT_S)
     return report(runner.state, time.monotonic_ns())
 

@@ -100,27 +100,25 @@ def living_commands(state_dir: Path) -> Iterator[tuple[CommandId, str]]:
 def guardian_rows(files: RunFiles) -> list[Heard]:
     """What the guardian brought back, as rows for the run's own journal."""
     try:
-        lines = files.guardian_journal.read_bytes().splitlines()
+        entries = list(read_journal(files.guardian_journal))
     except OSError:
         return []
-    rows = []
-    for line in lines:
-        try:
-            entry = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(entry, dict) and entry.get("row") == "back":
-            rows.append(Heard(what="guardian-back", value=_back(entry)))
-    return rows
+    heard = [entry.row for entry in entries if isinstance(entry.row, Heard)]
+    return [
+        Heard(what=row.what, value=_back(row.value))
+        for row in heard
+        if row.what == "guardian-back" and isinstance(row.value, dict)
+    ]
 
 
-def _back(entry: dict[str, Any]) -> dict[str, Any]:
-    figures = {name: entry.get(name) for name in ("called_ns", "returned_ns", "way")}
+def _back(value: dict[str, Any]) -> dict[str, Any]:
+    """A guardian's word on a guest (guardian.resume.Back) in the form of our own outcomes."""
+    names = ("called_ns", "returned_ns", "way")
     return {
-        "uuid": str(entry.get("uuid", "")),
-        "result": str(entry.get("result", "")),
-        "reason": str(entry.get("reason", "")) or "the guardian brought it back",
-        "figures": figures,
+        "uuid": str(value.get("uuid", "")),
+        "result": str(value.get("result", "")),
+        "reason": str(value.get("reason", "")) or "the guardian brought it back",
+        "figures": {name: value[name] for name in names if value.get(name)},
     }
 
 
@@ -130,11 +128,12 @@ def held_guests(state_dir: Path) -> dict[str, str]:
     for path in (state_dir / "runs").glob("*.guardian.json"):
         try:
             content = json.loads(path.read_bytes())
-            guardian = CommandId(pid=content["pid"], start_ticks=content["start_ticks"])
-            guests = [str(uuid) for uuid in content["waiting_for_hung"]]
+            guardian = CommandId(**content["guardian"])
+            guests = [str(guest["uuid"]) for guest in content["guests"]]
+            waiting = bool(content["waiting_for_hung"])
         except (OSError, ValueError, KeyError, TypeError):
             continue
-        if processes.alive(guardian):
+        if waiting and processes.alive(guardian):
             held.update(dict.fromkeys(guests, path.name.removesuffix(".guardian.json")))
     return held
 

@@ -8,7 +8,7 @@ done. What the guardian did is heard ("guardian-back") and counts like an outcom
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -90,12 +90,16 @@ class Progress:
         return self._guests_of(Verb.PAUSE).get(uuid)
 
     def back(self, uuid: str) -> GuestOutcome | None:
-        """The last word on the resume of this guest, ours or the guardian's."""
-        last: GuestOutcome | None = None
-        for outcome in self._backs(uuid):
-            if last is None or last.result not in BROUGHT_BACK:
-                last = outcome
-        return last
+        """The word that counts on the resume of this guest: whoever resumed it, else whoever found
+        it needing nothing more, else the last. The time of its RESUME may be another's to know."""
+        outcomes = list(self._backs(uuid))
+        if not outcomes:
+            return None
+        resumed = [outcome for outcome in outcomes if outcome.result == "resumed"]
+        over = [outcome for outcome in outcomes if outcome.result in BROUGHT_BACK]
+        counts = (resumed or over or outcomes[-1:])[0]
+        times = [outcome.figures for outcome in outcomes if "resumed_ns" in outcome.figures]
+        return replace(counts, figures={**(times[0] if times else {}), **counts.figures})
 
     @cached_property
     def to_resume(self) -> tuple[str, ...]:

@@ -18,7 +18,7 @@ def take_over(
     state: State, journal: Journal, steps: Steps, guardian_rows: Iterable[Heard]
 ) -> State:
     """The state from which the run goes on: every open step looked at, the crash heard."""
-    rows: list[Heard | Outcome] = list(guardian_rows)
+    rows: list[Heard | Outcome] = list(_unheard(state, guardian_rows))
     rows += [_look(state, key, steps) for key in state.open]
     rows.append(Heard(what="crashed"))
     for row in rows:
@@ -34,11 +34,17 @@ def finish(
     """Drive the run to its end, and end it unless a guest is still to be brought back. A guardian
     may have acted meanwhile (we were frozen): what it did is heard before the end is decided."""
     runner.drive()
-    runner.hear(guardian_rows())
+    runner.hear(_unheard(runner.state, guardian_rows()))
     done = runner.drive()
     if not still_paused(runner.state):
         runner.end(done)
     return done
+
+
+def _unheard(state: State, rows: Iterable[Heard]) -> list[Heard]:
+    """Those rows that the run's own journal does not have yet."""
+    known = [(heard.what, heard.value) for heard in state.heard]
+    return [row for row in rows if (row.what, row.value) not in known]
 
 
 def _look(state: State, key: str, steps: Steps) -> Outcome:
