@@ -4,6 +4,7 @@ Layer: rules. Every figure was measured; one that was not is None, and `reason` 
 why. Field names are the JSON's own, seconds as floats, so that cli/render only prints.
 """
 
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from hostagent.core.journal import Closed, GuestOutcome, State
@@ -227,9 +228,31 @@ def _warnings(progress: Progress) -> tuple[str, ...]:
     for heard in progress.state.heard:
         if heard.what == "warning":
             warnings.append(str(heard.value))
+    warnings += [*_without_libvirt(progress, names), *_uncounted(progress)]
     if progress.guardians_died:
         warnings.append(f"{progress.guardians_died} guardians died and were replaced")
     return tuple(warnings)
+
+
+def _without_libvirt(progress: Progress, names: Mapping[str, str]) -> Iterator[str]:
+    """A libvirtd that died, or that we killed, has to be started by somebody."""
+    by_reason: dict[str, list[str]] = {}
+    for guest in progress.guests:
+        back = progress.back(guest.uuid)
+        if back is not None and back.figures.get("way") == "qmp":
+            by_reason.setdefault(back.reason, []).append(names[guest.uuid])
+    for reason, resumed in by_reason.items():
+        why = f" ({reason})" if reason else ""
+        yield (
+            f"resumed by QEMU's own monitors, without libvirt{why}: {', '.join(resumed)}; "
+            "see that libvirtd runs"
+        )
+
+
+def _uncounted(progress: Progress) -> Iterator[str]:
+    closed = progress.closed(Verb.CENSUS)
+    if closed is not None and closed.outcome.result == "unread":
+        yield f"guests that were started in mid-run are not listed: {closed.outcome.reason}"
 
 
 def _figure(outcome: GuestOutcome | None, name: str) -> int | None:
