@@ -132,7 +132,7 @@ class Reader:
                 self._connection = None
                 raise errors.no_answer(doing, limit_ns, self._place) from None
             except libvirt.libvirtError as error:
-                ours = errors.translate(error, doing)
+                ours = errors.translate(error, doing, self._place)
                 if not errors.is_unreachable(ours):
                     raise ours from error
                 self._connection = None

@@ -41,7 +41,7 @@ UNREACHABLE = Row(
     becomes=LibvirtUnreachableError, says="there is no connection to libvirt", hint=_START
 )
 FORBIDDEN = Row(
-    becomes=LibvirtUnreachableError, says="libvirt does not let this user in", hint=_RIGHTS
+    becomes=LibvirtUnreachableError, says="this user is not let into libvirt", hint=_RIGHTS
 )
 OTHER = Row(becomes=LibvirtCallError, says="libvirt reports an error", hint=_LOOK_AT_LOG)
 
@@ -113,7 +113,7 @@ TABLE: dict[int, Row] = {
     libvirt.VIR_ERR_AUTH_CANCELLED: FORBIDDEN,
     libvirt.VIR_ERR_AUTH_UNAVAILABLE: Row(
         becomes=LibvirtUnreachableError,
-        says="libvirt wants polkit's consent and no agent can ask for it",
+        says="polkit's consent is wanted, and nobody can be asked for it, by libvirt",
         hint=_RIGHTS,
     ),
     libvirt.VIR_ERR_NO_CONNECT: UNREACHABLE,
@@ -229,12 +229,14 @@ UNCONCERNED = frozenset(
 """Codes (less VIR_ERR_) of subjects that hostagent does not touch; they get the row OTHER."""
 
 
-def translate(error: libvirt.libvirtError, doing: str = "") -> HostagentError:
-    """Our error for libvirt's. `doing` says what was tried ("suspend guest web1")."""
+def translate(error: libvirt.libvirtError, doing: str = "", at: str = "") -> HostagentError:
+    """Our error for libvirt's. `doing` says what was tried ("suspend guest web1"), `at` which
+    libvirt was asked, for an error that is about the connection."""
     row = _row(error)
     told = " ".join((error.get_error_message() or str(error)).split())
     lead = f"{doing}: " if doing else ""
-    return row.becomes(f"{lead}{row.says} ({told})", hint=row.hint)
+    place = f" at {at}" if at and issubclass(row.becomes, LibvirtUnreachableError) else ""
+    return row.becomes(f"{lead}{row.says}{place} ({told})", hint=row.hint)
 
 
 def no_answer(doing: str, limit_ns: int, at: str) -> LibvirtUnreachableError:

@@ -88,6 +88,7 @@ class Events:
         self._listening = False
         self._started = False
         self._lost = threading.Event()
+        self._closed = False
 
     def start(self, limit_ns: int) -> None:
         """Begin to listen, once; later calls only wait until somebody listens (again)."""
@@ -98,13 +99,18 @@ class Events:
             except TimeoutError:
                 raise errors.no_answer("listening to events", limit_ns, self._place) from None
             except libvirt.libvirtError as error:
-                raise errors.translate(error, "listening to events") from error
+                raise errors.translate(error, "listening to events", self._place) from error
             self._started = True
             keeper = threading.Thread(
                 target=self._keep, args=(connection,), name="libvirt-event-keeper", daemon=True
             )
             keeper.start()
         self.await_listening(limit_ns)
+
+    def close(self) -> None:
+        """Stop listening. Never waits."""
+        self._closed = True
+        self._lost.set()
 
     def await_listening(self, limit_ns: int) -> bool:
         """Wait until events arrive again, or until the limit."""
@@ -149,19 +155,22 @@ class Events:
         return connection
 
     def _keep(self, connection: libvirt.virConnect) -> None:
-        """Hold the connection; when it is lost, open another, for as long as we live."""
-        while True:
+        """Hold the connection; when it is lost, open another, until closed."""
+        held: libvirt.virConnect | None = connection
+        del connection
+        while held is not None:
             self._lost.wait()
             self._set_listening(False)
-            _close(connection)
-            connection = self._reopen()
+            _close(held)
+            held = self._reopen()
 
-    def _reopen(self) -> libvirt.virConnect:
-        while True:
+    def _reopen(self) -> libvirt.virConnect | None:
+        while not self._closed:
             try:
                 return self._open()
             except libvirt.libvirtError:
                 time.sleep(KNOCK_S)
+        return None
 
     def _set_listening(self, listening: bool) -> None:
         with self._changed:
