@@ -57,6 +57,9 @@ class Host(ABC):
     def prepare(self, images: Images) -> None:
         """Make the host's files, before anything of it runs."""
 
+    def finish(self) -> None:  # noqa: B027 most hosts have nothing to do
+        """Called once all guests have booted."""
+
     @abstractmethod
     def command(self, arguments: Sequence[str]) -> list[str]:
         """The words that run a command on this host, in `env`."""

@@ -175,6 +175,8 @@ class Lab:
         with ThreadPoolExecutor(max_workers=BOOT_AT_ONCE) as pool:
             for guest in pool.map(_boot, self.guests):
                 say(f"guest {guest.name} ({guest.sort}) runs")
+        for host in self.hosts:
+            host.finish()
         self._state = replace(self._state, phase=Phase.UP)
         self._directory.write(self._state)
 

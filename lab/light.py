@@ -13,6 +13,7 @@ import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
+from lab.capabilities import give, keep
 from lab.errors import CannotRun, LabError
 from lab.host import Host
 from lab.images import Images
@@ -41,6 +42,7 @@ class LightHost(Host):
         super().__init__(directory, record, accelerator)
         self._runtime = self.directory / "r"
         self._config = self.directory / "c" / "libvirt"
+        self._capabilities = self.directory / "k" / "libvirt" / "qemu" / "cache" / "capabilities"
 
     @property
     def uri(self) -> str:
@@ -86,7 +88,7 @@ class LightHost(Host):
     def prepare(self, images: Images) -> None:
         if not LIBVIRTD.exists():
             raise CannotRun(f"{LIBVIRTD} is missing: install libvirt-daemon")
-        parts = (self._runtime, self._config, self.directory / "k", self.directory / "d")
+        parts = (self._runtime, self._config, self._capabilities, self.directory / "d")
         for part in (self.directory, *parts, self.guest_directory, self.libvirtd_binary.parent):
             part.mkdir(parents=True, exist_ok=True)
         settings = LIBVIRTD_CONF.format(uuid=self.uuid, directory=self.directory)
@@ -95,6 +97,10 @@ class LightHost(Host):
         self.replace_libvirtd_binary()
         self.make_disks(images)
         self._give_to_ordinary_user()
+        give(self.libvirtd_binary, self._capabilities)
+
+    def finish(self) -> None:
+        keep(self._capabilities)
 
     def _give_to_ordinary_user(self) -> None:
         uid, gid = ordinary_user()
