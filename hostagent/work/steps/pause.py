@@ -2,13 +2,13 @@
 
 Layer: work. A suspend that had no answer in time is *outstanding*: it may still take effect, so the
 guest stays ours. A resume first turns the fence (no suspend may begin any more), brings back all
-guests with nothing outstanding at once, and each of the others as soon as its suspend has returned:
-one that hangs delays no other.
+guests with nothing outstanding at once, and each of the others as often as it is found paused until
+its suspend has returned: one that hangs delays no other.
 """
 
 import threading
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from queue import Empty, SimpleQueue
 
@@ -23,6 +23,9 @@ LOOK_LIMIT_NS = 3_000_000_000
 
 LATE_SLACK_NS = 500_000_000
 """The least time that a guest gets whose suspend returned at the very end of a resume's limit."""
+
+LOOK_NS = 200_000_000
+"""How often a guest is looked at while its suspend is outstanding."""
 
 
 class Outstanding:
@@ -123,9 +126,8 @@ class Resume:
         for uuid in waiting:
             arguments = (uuid, until_ns, late)
             threading.Thread(target=self._resume_late, args=arguments, daemon=True).start()
-        results = dict(
-            self._resume([uuid for uuid in step.guests if uuid not in waiting], limit_ns)
-        )
+        settled = [uuid for uuid in step.guests if uuid not in waiting]
+        results = dict(self._resume(settled, limit_ns, work.watch.let_go))
         for _ in waiting:
             left_ns = max(until_ns + LATE_SLACK_NS - time.monotonic_ns(), 0)
             with suppress(Empty):
@@ -141,14 +143,30 @@ class Resume:
     def _resume_late(
         self, uuid: str, until_ns: int, late: SimpleQueue[Mapping[str, GuestOutcome]]
     ) -> None:
-        """In a thread of its own: bring a guest back once its suspend has returned."""
-        if self._work.outstanding.wait_for(uuid, until_ns):
-            late.put(self._resume([uuid], max(until_ns - time.monotonic_ns(), LATE_SLACK_NS)))
-        else:
-            late.put({})
+        """In a thread of its own: bring a guest back as often as it is found paused, and once more
+        after its suspend has returned. A libvirtd that hangs may have stopped it and never say."""
+        outstanding, resumed = self._work.outstanding, None
+        while True:
+            # Asked before the attempt: only one that began afterwards can be the last.
+            final = not outstanding.among([uuid])
+            left_ns = until_ns - time.monotonic_ns()
+            if not final and left_ns <= 0:
+                late.put({})
+                return
+            on_back = self._work.watch.let_go if final else _tell_nobody
+            back = self._resume([uuid], max(left_ns, LATE_SLACK_NS), on_back)[uuid]
+            if final or back.result == "gone":
+                late.put({uuid: resumed if resumed and back.result == "running" else back})
+                return
+            resumed = back if back.result == "resumed" else resumed
+            outstanding.wait_for(uuid, min(until_ns, time.monotonic_ns() + LOOK_NS))
 
-    def _resume(self, uuids: Iterable[str], limit_ns: int) -> Mapping[str, GuestOutcome]:
+    def _resume(
+        self, uuids: Iterable[str], limit_ns: int, on_back: Callable[[str], None]
+    ) -> Mapping[str, GuestOutcome]:
         guests = self._work.guests(uuids)
-        if not guests:
-            return {}
-        return self._work.pauser.resume(guests, limit_ns, self._work.watch.let_go)
+        return self._work.pauser.resume(guests, limit_ns, on_back) if guests else {}
+
+
+def _tell_nobody(_uuid: str) -> None:
+    """The guardian keeps a guest that a suspend may still stop."""
