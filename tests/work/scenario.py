@@ -1,0 +1,229 @@
+"""A whole scenario: a run, its crashes and take-overs, and what must be true at its end.
+
+`play` drives lives of hostagent one after the other, as an operator's next commands would: each
+waits until the guardian is done, takes over what is unfinished (work.recovery, the real one) and
+drives it to its end.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from hostagent.core.journal import Ended, Entry, Heard, State, apply, fold
+from hostagent.core.plan import Done, Ending, Plan, Verb
+from hostagent.rules.progress import Progress
+from hostagent.rules.report import report
+from hostagent.rules.request import S
+from hostagent.rules.verdict import SEVERITY
+from hostagent.work.recovery import take_over
+from tests.rules.runs import a_plan, stamp
+from tests.rules.runs import guest as plain_guest
+from tests.work.simulated_run import Crashed, Life, Script, drive, first_state
+from tests.work.world import GuestScript, SimCommand, SimGuest, SimJournal, World
+
+MOST_LIVES = 12
+Drive = Callable[[Life, State, SimJournal], tuple[Done, State]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scenario:
+    """Guests by name, what goes wrong, and the terms of the run."""
+
+    guests: dict[str, GuestScript]
+    script: Script = field(default_factory=Script)
+    terms: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(kw_only=True)
+class Played:
+    """What came of it."""
+
+    world: World
+    plan: Plan
+    command: SimCommand
+    journal: SimJournal
+    ends: list[tuple[Done, State]] = field(default_factory=list)
+    crashes: int = 0
+    signals: int = 0
+
+    @property
+    def state(self) -> State:
+        return fold(self.journal.entries)
+
+
+class _Look:
+    """Recovery's workers: they only look."""
+
+    def __init__(self, life: Life) -> None:
+        self.do: Any = None
+        self.look = life.look
+
+
+def play(scenario: Scenario, drive: Drive = drive) -> Played:
+    """Play it to its end and check what must be true then."""
+    uuids = {f"uuid-{name}": script for name, script in scenario.guests.items()}
+    world, script = World(uuids), scenario.script
+    plan = a_plan(guests=tuple(plain_guest(name) for name in scenario.guests), **scenario.terms)
+    command = SimCommand(
+        duration_ns=script.command_ns,
+        exit_code=script.exit_code,
+        heeds_signals=script.heeds_signals,
+    )
+    played = Played(world=world, plan=plan, command=command, journal=SimJournal(world))
+    events = dict(script.events)
+    for number in range(MOST_LIVES):
+        life = Life(world, script, plan, command)
+        life.recovered = number > 0
+        _cause_events(played, life, script, events)
+        try:
+            _live(played, life, drive)
+        except Crashed:
+            played.crashes += 1
+            played.journal.lose(script.lost_rows)
+        life.dies()
+        world.run_until_quiet()
+        _owners_pause(played)
+        guarded = world.guardian is not None and world.guardian.alive
+        if not played.journal.entries or played.state.ended is not None or guarded:
+            break
+    _check(played)
+    return played
+
+
+def _live(played: Played, life: Life, drive: Drive) -> None:
+    if life.recovered:
+        looks = dict.fromkeys(Verb, _Look(life))
+        rows = played.world.guardian_rows
+        state = take_over(played.state, played.journal, looks, rows)
+    else:
+        state = first_state(played.plan, played.journal)
+    done, state = drive(life, state, played.journal)
+    played.ends.append((done, state))
+    _check_end(played, done, state)
+    if not Progress(state).to_resume:
+        played.journal.append(Ended(result=done.result, reason=done.reason))
+        played.journal.sync()
+
+
+def _cause_events(
+    played: Played, life: Life, script: Script, events: dict[int, tuple[str, ...]]
+) -> None:
+    """What is to happen after which row, whoever wrote it; each happens once."""
+    world = played.world
+
+    def on_row(number: int) -> None:
+        for action in events.pop(number, ()):
+            match action:
+                case "signal":
+                    played.signals += 1
+                    life.put(Heard(what="signal", value="SIGINT"))
+                case "guardian-dies" if world.guardian is not None and world.guardian.alive:
+                    world.guardian.dies()
+                    life.put(Heard(what="guardian-died"))
+                case "owners-pause":
+                    _owners_pause(played)
+                case "crash-later":
+                    world.after(script.crash_delay_ns, crash)
+                case "crash":
+                    raise Crashed
+
+    def crash() -> None:
+        if life.alive:
+            raise Crashed
+
+    played.journal.on_row = on_row
+
+
+def _owners_pause(played: Played) -> None:
+    """Owners pause guests of which it is on the disk that they were brought back."""
+    durable = played.journal.entries[: max(played.journal.durable, 0)]
+    if not durable:
+        return
+    state = fold(durable)
+    for row in played.world.guardian_rows:
+        state = apply(state, Entry(row=row, stamp=stamp(played.world.now_ns)))
+    if state.begun(Verb.PAUSE):
+        waiting = Progress(state).to_resume
+        played.world.owners_pause_after([u for u in played.world.guests if u not in waiting])
+
+
+# what must be true
+
+
+def _check_end(played: Played, done: Done, state: State) -> None:
+    """When the decision is Done: the truth is no worse than it says."""
+    told = SEVERITY.index(done.result)
+    for ending, why in _what_happened(played, state):
+        if told > SEVERITY.index(ending):
+            played.world.faults.append(f"{done} although {why}")
+    if done.result is Ending.REFUSED and played.command.released_ns is not None:
+        played.world.faults.append("refused, although the command had begun")
+    if done.result is Ending.DONE:
+        _check_done(played)
+    told_by_report = report(state, played.world.now_ns)
+    assert told_by_report.result == done.result
+    assert all((found.pause_s or 0) >= 0 for found in told_by_report.guests)
+
+
+def _what_happened(played: Played, state: State) -> Iterator[tuple[Ending, str]]:
+    """Each thing that truly went wrong, with the mildest result that says so."""
+    command, progress, world = played.command, Progress(state), played.world
+    if progress.to_resume:
+        yield Ending.RESUME_FAILED, "a guest is still to be brought back"
+    if world.standing_still():
+        yield Ending.RESUME_FAILED, "a guest stands still"
+    if progress.signals or progress.crashes:
+        yield Ending.INTERRUPTED, "it was stopped"
+    elif Verb.APPLY in state.done and command.code not in (None, 0):
+        yield Ending.UPDATE_FAILED, "the command failed"
+    if command.released_ns is None:
+        yield Ending.REFUSED, "the command never began"
+    deadline_ns = world.deadline_ns - progress.terms.reserve_ns
+    if command.ended_ns is not None and 0 < deadline_ns <= command.ended_ns:
+        yield Ending.BUDGET_EXCEEDED, "the command ended past its deadline"
+
+
+def _check_done(played: Played) -> None:
+    command = played.command
+    assert command.released_ns is not None, "done without the command"
+    assert command.ended_ns is not None, "done before the command"
+    assert command.code == 0
+    for guest in played.world.guests.values():
+        if not _is_excused(guest) and not any(
+            begin_ns <= command.released_ns and end_ns >= command.ended_ns
+            for begin_ns, end_ns in guest.stood_still
+        ):
+            played.world.faults.append(f"done, but {guest.uuid} ran during the command")
+
+
+def _is_excused(guest: SimGuest) -> bool:
+    return guest.owner_was_first or (guest.gone and not guest.stood_still)
+
+
+def _check(played: Played) -> None:
+    """After all: the run is over, and nobody stands still who should not."""
+    world = played.world
+    if played.journal.entries and played.state.ended is None:
+        assert Progress(played.state).to_resume, "a run that left nothing is not ended"
+    for guest in world.standing_still():
+        held = world.guardian is not None and world.guardian.alive
+        ended = bool(played.journal.entries) and played.state.ended is not None
+        if not world.frozen_for_ever(guest):
+            world.faults.append(f"{guest.uuid} is left paused")
+        elif ended and not held:
+            world.faults.append(f"{guest.uuid} hangs, and nobody remembers it")
+    for guest in world.guests.values():
+        if guest.owner_was_last and guest.stopped_by != "owner" and not guest.gone:
+            world.faults.append(f"{guest.uuid} was taken from its owner")
+        _check_budget(played, guest)
+    assert not world.faults, world.faults
+
+
+def _check_budget(played: Played, guest: SimGuest) -> None:
+    """No guest stands still beyond the budget while its QEMU and one of us two live."""
+    world = played.world
+    if guest.frozen_from_ns is not None or world.guardian_ever_died:
+        return
+    for begin_ns, end_ns in guest.stood_still:
+        if end_ns > max(world.deadline_ns, begin_ns) + S:
+            world.faults.append(f"{guest.uuid} stood still {(end_ns - begin_ns) / S:.1f} s")

@@ -1,0 +1,94 @@
+"""What hypothesis may choose: guests, troubles, and moments."""
+
+from hypothesis import strategies as st
+
+from hostagent.core.plan import Verb
+from hostagent.rules.request import S
+from tests.work.scenario import Scenario
+from tests.work.simulated_run import Script
+from tests.work.world import MS, GuestScript
+
+MOST_ROWS = 45
+PLAIN = st.just(GuestScript())
+
+GUESTS = PLAIN | st.builds(
+    GuestScript,
+    suspend_ns=st.sampled_from([MS, 300 * MS, 3 * S, 6 * S, 12 * S, 40 * S]),
+    refuses=st.booleans(),
+    owner_pauses_before=st.booleans(),
+    owner_pauses_after=st.booleans(),
+    owner_resumes_ns=st.sampled_from([None, None, 100 * MS, 3 * S]),
+    gone_ns=st.sampled_from([None, None, 0, 100 * MS, 3 * S]),
+    frozen_ns=st.sampled_from([None, None, 0, MS // 2, 100 * MS, 2 * S]),
+    thawed_after_ns=st.sampled_from([None, 100 * MS, 4 * S, 20 * S, 60 * S]),
+    resume_failures=st.integers(0, 2),
+)
+
+TROUBLES = st.dictionaries(
+    st.sampled_from(
+        [
+            Verb.PREPARE,
+            Verb.LAUNCH,
+            Verb.ARM,
+            Verb.PAUSE,
+            Verb.APPLY,
+            Verb.RESUME,
+            Verb.CANCEL,
+            Verb.DISARM,
+            Verb.CENSUS,
+            Verb.SIGNAL,
+            Verb.VERIFY,
+            Verb.ROLLBACK,
+        ]
+    ),
+    st.sampled_from(["hangs", "refused", "breaks", "slow"]),
+    max_size=2,
+)
+
+DISKS = st.dictionaries(
+    st.sampled_from([Verb.PREPARE, Verb.LAUNCH, Verb.ARM, Verb.PAUSE, Verb.APPLY, Verb.VERIFY]),
+    st.sampled_from(["hangs", "fails", "slow"]),
+    max_size=1,
+)
+
+ACTIONS = st.lists(
+    st.sampled_from(["signal", "guardian-dies", "owners-pause", "crash", "crash-later"]),
+    min_size=1,
+    max_size=2,
+).map(tuple)
+
+SCRIPTS = st.builds(
+    Script,
+    trouble=st.just({}) | TROUBLES,
+    disk=st.just({}) | DISKS,
+    command_ns=st.sampled_from([10 * MS, 2 * S, 2 * S, 29 * S, 90 * S, None]),
+    exit_code=st.sampled_from([0, 0, 3]),
+    heeds_signals=st.booleans(),
+    side_exit_code=st.sampled_from([0, 0, 1]),
+    side_ns=st.sampled_from([S, S, None]),
+    events=st.dictionaries(st.integers(2, MOST_ROWS), ACTIONS, max_size=4),
+    crash_delay_ns=st.sampled_from([MS // 2, 100 * MS, 3 * S, 15 * S, 31 * S]),
+    lost_rows=st.integers(0, 4),
+)
+
+TERMS = st.fixed_dictionaries(
+    {},
+    optional={
+        "budget_ns": st.sampled_from([3 * S, 10 * S, 30 * S]),
+        "allow_unpaused": st.booleans(),
+        "kill_after_ns": st.sampled_from([0, 5 * S]),
+        "prepare": st.just(("get",)),
+        "verify": st.just(("look",)),
+        "rollback": st.just(("undo",)),
+        "all_guests": st.booleans(),
+    },
+)
+
+SCENARIOS = st.builds(
+    Scenario,
+    guests=st.lists(GUESTS, min_size=0, max_size=3).map(
+        lambda found: dict(zip("abc", found, strict=False))
+    ),
+    script=SCRIPTS,
+    terms=TERMS,
+)
