@@ -33,6 +33,7 @@ AGAIN_S = 0.05
 NO_ANSWER = "its agent does not answer"
 NOT_CONNECTED = "its agent is not connected"
 NO_AGENT = "it has no agent that is connected"
+NOT_RUNNING = "it does not run"
 FROZEN = "its file systems are frozen: its agent refuses everything else"
 REFUSES = "its agent does not offer its time"
 
@@ -141,6 +142,8 @@ def _reason(error: libvirt.libvirtError) -> str:
     told = (error.get_error_message() or "").lower()
     if error.get_error_code() == libvirt.VIR_ERR_AGENT_UNRESPONSIVE:
         return NOT_CONNECTED if "not connected" in told else NO_ANSWER
+    if error.get_error_code() == libvirt.VIR_ERR_OPERATION_INVALID:
+        return NOT_RUNNING
     if "frozen" in told:
         return FROZEN
     if "has been disabled" in told or "not found" in told:
