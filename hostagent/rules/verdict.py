@@ -123,7 +123,9 @@ def _of_commands(progress: Progress) -> Iterator[Done]:
     stopped = bool(progress.signals)
     code = progress.exit_code(Verb.APPLY)
     if code not in (None, 0) and not stopped:
-        yield Done(result=Ending.UPDATE_FAILED, reason=f"the command ended with {exit_words(code)}")
+        why = applied.outcome.reason if applied is not None else ""
+        why = why or f"the command ended with {exit_words(code)}"
+        yield Done(result=Ending.UPDATE_FAILED, reason=why)
     if applied is not None and applied.outcome.result == "failed":
         reason = f"how the command ended is not known: {applied.outcome.reason}"
         yield Done(result=Ending.UPDATE_FAILED, reason=reason)
