@@ -1,0 +1,100 @@
+"""Commands for runs: scripts that write down when they did what, and ways to call hostagent.
+
+Layer: tests. Scripts stamp with the wall clock (ns), as QEMU does its events, so that a command's
+own account is compared with a witness's without hostagent between them.
+"""
+
+import json
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from lab import Witness
+from lab.witness import Pause
+from tests.run.tool import LIMIT_S, Agent, Ended, wait_for
+
+
+def script(directory: Path, name: str, *lines: str) -> str:
+    """An executable shell script with these lines; `note WORD` in it stamps a word."""
+    path = directory / name
+    notes = directory / f"{name}.notes"
+    head = ["#!/bin/sh", f'note() {{ echo "$1 $(date +%s%N)" >>{notes}; }}']
+    path.write_text("\n".join([*head, *lines, ""]))
+    path.chmod(0o755)
+    return str(path)
+
+
+def notes(path: str) -> dict[str, int]:
+    """What a script noted: word -> wall clock in ns (the last of each word)."""
+    file = Path(f"{path}.notes")
+    lines = file.read_text().splitlines() if file.exists() else []
+    return {word: int(at_ns) for word, at_ns in (line.split() for line in lines)}
+
+
+def wait_noted(path: str, word: str, limit_s: float = 20) -> int:
+    """Wait until a script has noted this word; when it did."""
+    wait_for(lambda: word in notes(path), limit_s, f"{word!r} of {path}")
+    return notes(path)[word]
+
+
+def table_words(agent: Agent, *words: str) -> list[str]:
+    """The words of a call with the table output, as on a terminal."""
+    command = agent.command(*words)
+    at = command.index("-o")
+    return command[:at] + command[at + 2 :]
+
+
+def run_words(agent: Agent, words: list[str], **options: Any) -> Ended:
+    """Run these very words to their end."""
+    done = subprocess.run(
+        words,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+        env=agent.env,
+        timeout=LIMIT_S,
+        **options,
+    )
+    return Ended(done.returncode, done.stdout, done.stderr)
+
+
+def start_words(agent: Agent, words: list[str], **options: Any) -> "subprocess.Popen[str]":
+    """Start these very words; ended with the test."""
+    process = subprocess.Popen(words, text=True, env=agent.env, **options)
+    agent.started.append(process)
+    return process
+
+
+def error_of(ended: Ended) -> dict[str, Any]:
+    """The one JSON error on standard output, checked for its form."""
+    document: dict[str, Any] = json.loads(ended.stdout)
+    assert document["schema"] == "hostagent.error/1", ended
+    assert set(document) >= {"code", "message", "hint", "changed", "warnings"}
+    assert document["message"]
+    assert "Traceback" not in ended.stderr
+    return document
+
+
+def nobody_stopped(witnesses: Mapping[str, Witness]) -> bool:
+    """Whether no guest was paused, however shortly."""
+    return not any(event.name == "STOP" for w in witnesses.values() for event in w.events)
+
+
+def only_pause(witness: Witness) -> Pause:
+    """The one pause that a witness saw, over by now."""
+    (pause,) = witness.pauses()
+    assert pause.resume is not None
+    return pause
+
+
+def last_resume_ns(witnesses: Mapping[str, Witness]) -> int:
+    """When the last guest ran again, by QEMU's own wall clock stamp."""
+    stamps = []
+    for witness in witnesses.values():
+        resume = only_pause(witness).resume
+        assert resume is not None
+        assert resume.wall_ns is not None
+        stamps.append(resume.wall_ns)
+    return max(stamps)
