@@ -19,7 +19,7 @@ from hostagent.adapters import run_files
 from hostagent.adapters.guardian import GuardianWatch, NoGuardian
 from hostagent.adapters.host.command import HostCommand
 from hostagent.adapters.host.locks import Holder, RunLock
-from hostagent.adapters.host.signals import told_to
+from hostagent.adapters.host.signals import put_off, told_to
 from hostagent.adapters.journal_file import JournalFile, MemoryJournal
 from hostagent.adapters.libvirt.agent import LibvirtAgent
 from hostagent.adapters.libvirt.guests import LibvirtGuests
@@ -85,19 +85,22 @@ class Site:
         """Carry a run out. `output` is where its commands write (None: where we do). Raises
         RefusedError and its kinds while nothing was changed."""
         with self._locked(self._host_uuid(say)) as lock:
-            self._bring_back(lock, say)
+            with put_off():
+                self._bring_back(lock, say)
             plan = requests.plan(_new_run(), request, self._facts())
             run_files.tidy(self._state_dir)
             files = RunFiles(state_dir=self._state_dir, run=plan.run)
-            journal, state = self._begin(files, plan)
-            lock.name(Holder(run=plan.run, pid=os.getpid(), state_dir=str(self._state_dir)))
-            return self._drive(files, journal, state, lock, output=output, say=say)
+            inbox: Inbox = queue.SimpleQueue()
+            with told_to(inbox.put):  # from the first row on, so that a stopped run has its end
+                journal, state = self._begin(files, plan)
+                lock.name(Holder(run=plan.run, pid=os.getpid(), state_dir=str(self._state_dir)))
+                return self._drive(files, journal, state, lock, inbox, output=output, say=say)
 
     def recover(self, *, say: Say) -> list[RunReport]:
         """Finish every run that was left unfinished. Raises RefusedError while one is under way."""
         reports = []
         for host_uuid in dict.fromkeys(state.plan.host.uuid for _, state in self._left()):
-            with self._locked(host_uuid) as lock:
+            with self._locked(host_uuid) as lock, put_off():
                 reports += self._bring_back(lock, say)
         return reports
 
@@ -183,15 +186,14 @@ class Site:
         journal: Journal,
         state: State,
         lock: RunLock,
+        inbox: Inbox,
         *,
         output: int | None,
         say: Say,
     ) -> RunReport:
-        inbox: Inbox = queue.SimpleQueue()
         watch = GuardianWatch(files, lock.guardian_path, inbox.put)
-        with told_to(inbox.put):
-            steps = _steps(state.plan, watch, HostCommand(output))
-            done = _finish(files, journal, state, steps, say, inbox)
+        steps = _steps(state.plan, watch, HostCommand(output))
+        done = _finish(files, journal, state, steps, say, inbox)
         if _is_over(done):
             lock.name(None)
         return done

@@ -30,3 +30,14 @@ def told_to(put: Callable[[Heard], None]) -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+@contextmanager
+def put_off() -> Iterator[None]:
+    """Within this context stopping signals wait: the first one has its usual effect at the end.
+    For what must not be left half done, and is soon over."""
+    heard: list[Heard] = []
+    with told_to(heard.append):
+        yield
+    if heard:
+        signal.raise_signal(signal.Signals[str(heard[0].value)])
