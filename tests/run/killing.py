@@ -11,9 +11,10 @@ import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from signal import SIGKILL, SIGSTOP
 from typing import Any
 
-from lab import LabError, Witness
+from lab import Witness
 from tests.run.tool import Agent, wait_for
 from tests.run.walked_run import MARK, Orders
 
@@ -156,4 +157,15 @@ def now_ns() -> int:
     return time.monotonic_ns()
 
 
-__all__ = [name for name in dir() if not name.startswith("_")]
+def orphan(agent: Agent, witnesses: Iterable[Witness], update: Update, *words: str) -> None:
+    """Leave guests paused as nothing but a loss of hostagent and its guardian together does."""
+    process = agent.start("run", *words, "--", *update.until_told())
+    wait_paused(witnesses)
+    wait_for(lambda: update.began() == 1, 10, "the update to begin")
+    os.kill(process.pid, SIGSTOP)  # or it would replace its guardian
+    guardian = guardian_pid(agent)
+    os.kill(guardian, SIGKILL)
+    os.kill(process.pid, SIGKILL)
+    process.wait(10)
+    update.tell()
+    wait_for(lambda: is_gone(guardian) and update.ended() == 1, 10, "the end of both")

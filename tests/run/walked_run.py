@@ -8,7 +8,8 @@ nothing of it. `when` says how a row and the signal meet:
     lost    the signal comes before the row was given to the journal
     hang    no signal: from this row on the disk never answers a sync
 
-The moment of the signal goes to standard error (CLOCK_MONOTONIC, ns), the report to standard output.
+The moment of the signal (CLOCK_MONOTONIC, ns) goes to standard error, the report to standard
+output.
 """
 
 import json
