@@ -14,6 +14,7 @@ import os
 import signal
 import threading
 import time
+import traceback
 from contextlib import suppress
 from pathlib import Path
 from queue import Empty, SimpleQueue
@@ -195,13 +196,15 @@ def main() -> None:
     if options.detach:
         _detach()
     _never_the_oom_killers()
+    # Resuming must not depend on a libvirtd that this process would start for its user.
+    os.environ.setdefault("LIBVIRT_AUTOSTART", "0")
     silence()
-    status = 1
     try:
         Guardian(options.list).run()
-        status = 0
-    finally:
-        os._exit(status)
+    except BaseException:
+        traceback.print_exc()
+        os._exit(1)
+    os._exit(0)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,9 @@ behind when its time is over, and nothing here is ever joined.
 guests at once, first in, first out: threads that already wait, connections already open, handles
 already looked up. Invariants: a libvirt object never leaves the threads of its connection (the last
 reference closes the connection, and closing hangs too), so results must not be libvirt objects;
-errors lose their traceback for the same reason. A process that used this ends with os._exit.
+errors lose their traceback for the same reason. No connection is closed by a call, only by its
+last reference: libvirt frees a connection that another thread still waits on. A process that used
+this ends with os._exit.
 Effects: threads, connections. Errors: `Unreachable`, `CallTimeout`, libvirt.libvirtError.
 """
 
@@ -147,7 +149,6 @@ class _Slot:
             self._ping(link)
             with self._changed:
                 self._link = None
-            threading.Thread(target=_bury, args=(link,), daemon=True).start()
             del link
 
     def _ping(self, link: _Link) -> None:
@@ -157,13 +158,6 @@ class _Slot:
                     link.conn.getLibVersion()
             self._look.clear()
             link.check()
-
-
-def _bury(link: _Link) -> None:
-    """Close a connection in a thread that may hang at it."""
-    with suppress(libvirt.libvirtError):
-        link.handles.clear()
-        link.conn.close()
 
 
 class _Worker:

@@ -240,16 +240,24 @@ class Guard:
     def _first_round(self, helds: Sequence[_Held]) -> None:
         """In a thread of its own: all at once; each that is not done with is then followed."""
         final = {held.target.uuid: not held.outstanding for held in helds}
-        by_uuid = {held.target.uuid: held for held in helds}
+        unanswered = {held.target.uuid: held for held in helds}
 
         def on_back(back: Back) -> None:
-            held = by_uuid[back.uuid]
+            held = unanswered.pop(back.uuid)
             over = _is_over(back, final=final[back.uuid])
             self._inbox.put(_Seen(held=held, back=back, over=over))
             if not over:
-                threading.Thread(target=self._follow, args=(held,), daemon=True).start()
+                self._begin_to_follow(held)
 
-        self._resumer.resume([held.target for held in helds], FIRST_ROUND_NS, on_back)
+        try:
+            self._resumer.resume([held.target for held in helds], FIRST_ROUND_NS, on_back)
+        finally:
+            # Should this ever fail, nobody is forgotten.
+            for held in unanswered.values():
+                self._begin_to_follow(held)
+
+    def _begin_to_follow(self, held: _Held) -> None:
+        threading.Thread(target=self._follow, args=(held,), daemon=True).start()
 
     def _follow(self, held: _Held) -> None:
         """In a thread of its own: resume this guest as often as it is found paused."""
@@ -257,9 +265,7 @@ class Guard:
         while not held.dropped:
             # Read before the attempt: only one that began afterwards can be the last.
             final = not held.outstanding
-            backs: list[Back] = []
-            self._resumer.resume([held.target], ROUND_NS, backs.append)
-            back = backs[0]
+            back = self._resume_one(held.target)
             over = _is_over(back, final=final)
             if back.result is not Result.RUNNING:
                 running = None
@@ -271,6 +277,14 @@ class Guard:
             if over:
                 return
             time.sleep(LOOK_S)
+
+    def _resume_one(self, target: Target) -> Back:
+        backs: list[Back] = []
+        try:
+            self._resumer.resume([target], ROUND_NS, backs.append)
+        except Exception as error:  # whatever it is, trying again is all that helps the guest
+            return Back(uuid=target.uuid, result=Result.FAILED, reason=repr(error))
+        return backs[0]
 
     def _settled(self, target: Target) -> bool:
         """Whether nothing is under way in this guest that could still pause it."""

@@ -117,7 +117,7 @@ class Rig:
     def uuids(self, *names: str) -> list[str]:
         return [self.targets[name].uuid for name in names]
 
-    def journal(self) -> list[dict[str, object]]:
+    def journal(self) -> list[dict[str, Any]]:
         """What the guardian wrote, oldest first."""
         lines = self.journal_file.read_text().splitlines()
         return [json.loads(line)["is"] for line in lines]

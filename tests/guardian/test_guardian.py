@@ -10,11 +10,15 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
+import libvirt
+import libvirt_qemu
 from guardian_rig import SECOND_NS, Rig, wait_status
 
+from hostagent.guardian.connect import CallTimeout, Line
 from lab import Guest, Witness
 from lab.host import Host
 from lab.processes import wait_until
@@ -181,6 +185,68 @@ def test_a_frozen_process_that_is_not_that_libvirtd_is_not_killed(
     assert rig.guests[0].status() == "paused"
     light_host.thaw()
     wait_status(rig.guests[0], "running")
+
+
+def test_a_guardian_that_was_frozen_kills_no_healthy_libvirtd(
+    make_rig: MakeRig, light_host: Host
+) -> None:
+    rig = make_rig("g3")
+    libvirtd = light_host.libvirtd()
+    watch = rig.watch(budget_s=0.5)
+    assert watch.guardian is not None
+    rig.suspend()
+    watch.paused(rig.uuids("g3"))
+    os.kill(watch.guardian.pid, signal.SIGSTOP)
+    wait_until(lambda: time.monotonic_ns() > rig.deadline_ns + 2 * SECOND_NS, 5, "2 s more")
+    os.kill(watch.guardian.pid, signal.SIGCONT)
+    wait_status(rig.guests[0], "running", 1)
+    assert light_host.libvirtd() == libvirtd
+    assert rig.journal()[-1]["value"]["way"] == "libvirt"
+
+
+def test_a_libvirtd_whose_workers_all_hang_is_killed_for_a_guest_that_does_not(
+    make_rig: MakeRig, light_host: Host, witness: WitnessOf
+) -> None:
+    """It still answers the probe, which needs no worker, but can resume nobody."""
+    rig = make_rig("g3")
+    seen = witness(rig.guests[0])
+    hung = light_host.guest("g1")
+    watch = rig.watch()
+    rig.suspend()
+    watch.paused(rig.uuids("g3"))
+    hung.freeze()
+    for _ in range(6):
+        conn = libvirt.open(light_host.uri)
+        domain = conn.lookupByUUIDString(hung.uuid)
+        for _ in range(5):
+            threading.Thread(target=_ask_in_vain, args=(domain,), daemon=True).start()
+    wait_until(lambda: not _a_worker_is_left(light_host), 5, "workers all busy")
+    guardian = watch.guardian
+    assert guardian is not None
+    begun_ns = time.monotonic_ns()
+    watch.disarm(rig.uuids("g3"), 5 * SECOND_NS)
+    assert back_s(seen, begun_ns) < 4
+    assert light_host.libvirtd() is None
+    hung.thaw()
+    light_host.start_libvirtd()
+    wait_until(lambda: not guardian.alive(), 8, "end of the guardian")
+
+
+def _ask_in_vain(domain: libvirt.virDomain) -> None:
+    with suppress(libvirt.libvirtError):
+        libvirt_qemu.qemuMonitorCommand(domain, '{"execute": "query-status"}', 0)
+
+
+def _a_worker_is_left(host: Host) -> bool:
+    line = Line(host.uri)
+    try:
+        with suppress(libvirt.libvirtError):
+            line.call(lambda conn: conn.baselineCPU([], 0), SECOND_NS // 2)
+        return True
+    except CallTimeout:
+        return False
+    finally:
+        line.close()
 
 
 def test_where_qmp_is_not_allowed_it_waits_for_libvirt(make_rig: MakeRig, light_host: Host) -> None:
