@@ -2,7 +2,8 @@
 
 Layer: lab. Invariants: outside the project tree; what has its final name is complete, since it is
 built beside it and renamed; one builder at a time, the others wait and use what it made; what a
-killed builder left is removed by the next. Effects: files below the cache directory.
+killed builder left is removed by the next, once the last of its programs has ended. Effects: files
+below the cache directory.
 """
 
 import fcntl
@@ -28,6 +29,7 @@ def build_once(place: Path, build: Callable[[Path], Path]) -> None:
     place.parent.mkdir(parents=True, exist_ok=True, mode=0o755)
     with (place.parent / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
+        os.set_inheritable(lock.fileno(), True)
         if place.exists():
             return
         for left in place.parent.glob(f"{SCRATCH}*"):

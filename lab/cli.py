@@ -170,7 +170,7 @@ def down(name: str) -> None:
     if directory.read() is None:
         click.echo(f"there is no lab {name}")
         return
-    for line in Lab.remove(name):
+    for line in [*Lab.remove(name), f"lab {name} is gone"]:
         click.echo(line)
 
 

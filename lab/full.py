@@ -114,7 +114,7 @@ class FullHost(Host):
 
     def install(self, tree: Path, names: dict[str, str]) -> None:
         """Give it a root file system of its own."""
-        run("cp", "-a", "--reflink=auto", tree, self.root)
+        run("cp", "-a", "--reflink=auto", tree, self.root, home=self.directory)
         adapt(self.root, self.name, self.uuid, self.address, names)
         hostagent = self.root / "usr/local/bin/hostagent"
         hostagent.symlink_to(PROJECT / ".venv/bin/hostagent")

@@ -85,7 +85,16 @@ class Host(ABC):
         for guest in self.guests:
             if guest.sort is GuestSort.DISK:
                 base = ("-b", images.disk, "-F", "qcow2")
-                run("qemu-img", "create", "-q", "-f", "qcow2", *base, guest.ports.disk)
+                run(
+                    "qemu-img",
+                    "create",
+                    "-q",
+                    "-f",
+                    "qcow2",
+                    *base,
+                    guest.ports.disk,
+                    home=self.directory,
+                )
 
     @property
     @abstractmethod

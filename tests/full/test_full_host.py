@@ -9,7 +9,10 @@ import pytest
 from lab import Guest, Lab, Tier, Witness
 from lab.full import FullHost
 from lab.host import Host
+from lab.processes import all_processes, command_line
 from lab.state import LabDirectory
+
+LAB = Path(__file__).parent.parent.parent / "lab" / "lab"
 
 WitnessOf = Callable[[Guest], Witness]
 
@@ -85,20 +88,38 @@ def test_hosts_reach_each_other_and_nothing_else(make_full_lab: Callable[..., La
     assert first.boot_id() != second.boot_id()
 
 
+def left_on_the_machine() -> set[str]:
+    """Mounts, interfaces and control groups of the machine, and processes of labs named gone."""
+    mounts = set(Path("/proc/self/mounts").read_text().splitlines())
+    links = {path.name for path in Path("/sys/class/net").iterdir()}
+    groups = {str(path) for path in Path("/sys/fs/cgroup").glob("**/halab-gone-*")}
+    words = {word for process in all_processes() for word in command_line(process)}
+    return mounts | links | groups | {word for word in words if "halab-gone" in word}
+
+
 @pytest.mark.usefixtures("full_host")
 def test_down_leaves_no_mount_interface_or_control_group() -> None:
-    def of_labs() -> set[str]:
-        mounts = {line for line in Path("/proc/self/mounts").read_text().splitlines()}
-        links = {path.name for path in Path("/sys/class/net").iterdir()}
-        groups = {str(path) for path in Path("/sys/fs/cgroup").glob("*/halab-leftover-*")}
-        return mounts | links | groups
-
-    before = of_labs()
-    lab = Lab.up("leftover", Tier.FULL, guests=1)
-    shown = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True)
-    assert "halab-leftover-h1" in shown.stdout
+    before = left_on_the_machine()
+    lab = Lab.up("gone", Tier.FULL, guests=1)
+    assert left_on_the_machine() > before
     lab.down()
-    shown = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True)
-    assert "halab-leftover" not in shown.stdout
-    assert of_labs() == before
-    assert not LabDirectory("leftover").path.exists()
+    assert left_on_the_machine() == before
+    assert not LabDirectory("gone").path.exists()
+
+
+@pytest.mark.usefixtures("full_host")
+@pytest.mark.parametrize("after_s", [1.0, 2.5, 5.0])
+def test_down_after_a_killed_up_leaves_nothing(after_s: float) -> None:
+    before = left_on_the_machine()
+    up = subprocess.Popen(
+        [LAB, "up", "--name", "gone", "--tier", "full", "--guests", "1"],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    with pytest.raises(subprocess.TimeoutExpired):
+        up.wait(timeout=after_s)
+    up.kill()
+    up.wait()
+    Lab.remove("gone")
+    assert left_on_the_machine() == before
+    assert not LabDirectory("gone").path.exists()
