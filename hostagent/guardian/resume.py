@@ -37,10 +37,13 @@ AGAIN_NS = 100_000_000
 AGAIN_LOST_NS = 20_000_000
 QMP_LAST_WAIT_NS = 500_000_000
 SILENCE_NS = 1_000_000_000
+LONG_CALL_NS = 200_000_000
+"""A call takes 2 to 10 ms; one without an answer for this long hangs."""
 GREETING_NS = 200_000_000
 """A QEMU greets within milliseconds. Only after a few tries it is given the whole limit."""
 SHORT_TRIES = 3
 
+RUNS = (libvirt.VIR_DOMAIN_RUNNING, libvirt.VIR_DOMAIN_BLOCKED)
 PAUSED_REASONS = {
     2: "migration", 3: "save", 4: "dump", 5: "an I/O error", 6: "a watchdog", 7: "a snapshot",
     8: "shutting down", 9: "a snapshot", 10: "a crash", 11: "starting up", 12: "post-copy",
@@ -107,11 +110,13 @@ class _Try:
 
     target: Target
     ticket: Ticket | None = None
+    asked_ns: int = 0
     ask_at_ns: int = 0
     by_qmp: bool = False
     qmp_at_ns: int = 0
     qmp_tries: int = 0
     reason: str = ""
+    busy: bool = False
 
     @property
     def asked(self) -> bool:
@@ -120,9 +125,10 @@ class _Try:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _NotYet:
-    """libvirt answered, and the guest is not back."""
+    """libvirt answered, and the guest is not back. `busy`: its QEMU owes libvirt an answer."""
 
     reason: str
+    busy: bool = False
 
 
 _Answer = Back | _NotYet | qmp.Outcome | Exception
@@ -204,6 +210,7 @@ class _Round:
 
     def _submit(self, attempt: _Try) -> None:
         target, put = attempt.target, self._inbox.put
+        attempt.asked_ns = time.monotonic_ns()
         attempt.ticket = self._resumer.lines.submit(
             target.uuid,
             lambda domain: _through_libvirt(domain, target),
@@ -238,6 +245,7 @@ class _Round:
             self._close(answer)
         elif isinstance(answer, _NotYet):
             attempt.reason = answer.reason
+            attempt.busy = answer.busy
         elif isinstance(answer, Unreachable):
             attempt.reason = str(answer)
             attempt.ask_at_ns = time.monotonic_ns() + AGAIN_LOST_NS
@@ -326,7 +334,8 @@ class _Round:
             refusal = self._resumer.ways.qmp_refusal
             reason = f"libvirt does not answer; {refusal or attempt.reason}"
             return _back(attempt.target, Result.FAILED, reason)
-        if attempt.asked:
+        silent_ns = time.monotonic_ns() - attempt.asked_ns if attempt.asked else 0
+        if attempt.busy or silent_ns > LONG_CALL_NS:
             return _back(attempt.target, Result.HUNG, "its QEMU does not answer")
         return _back(attempt.target, Result.FAILED, attempt.reason or "no answer in time")
 
@@ -340,6 +349,12 @@ class _Round:
 def _through_libvirt(domain: libvirt.virDomain, target: Target) -> Back | _NotYet:
     """In a worker's thread: look, resume, look again."""
     state, reason = domain.state()
+    if state in RUNS:
+        # A libvirtd that has just started tells the state it had saved until it has spoken to
+        # QEMU; it holds a job in the guest until then.
+        if domain.controlInfo()[0] != libvirt.VIR_DOMAIN_CONTROL_OK:
+            return _NotYet(reason="libvirt waits for its QEMU", busy=True)
+        state, reason = domain.state()
     early = _judge(domain, target, state, reason)
     if early is not None:
         return early
@@ -355,7 +370,7 @@ def _through_libvirt(domain: libvirt.virDomain, target: Target) -> Back | _NotYe
         called_ns = 0
     returned_ns = time.monotonic_ns()
     state, reason = domain.state()
-    if state != libvirt.VIR_DOMAIN_RUNNING:
+    if state not in RUNS:
         late = _judge(domain, target, state, reason)
         return late or _NotYet(reason="it is paused although the resume returned")
     if not called_ns:
@@ -380,7 +395,7 @@ def _judge(
         fresh = domain.connect().lookupByUUIDString(target.uuid)
         if fresh.ID() != target.domain_id:
             return _NotYet(reason="libvirt knows it under another id, while its process lives")
-    if state in (libvirt.VIR_DOMAIN_RUNNING, libvirt.VIR_DOMAIN_BLOCKED):
+    if state in RUNS:
         return _back(target, Result.RUNNING, "", "libvirt")
     if state == libvirt.VIR_DOMAIN_CRASHED:
         return _back(target, Result.GONE, "it crashed")

@@ -82,7 +82,7 @@ def test_the_deadline_resumes_and_the_guardian_waits_for_its_owner(
 
 def test_disarmed_it_leaves_everything_as_it_is(make_rig: MakeRig) -> None:
     rig = make_rig("g3")
-    watch = rig.watch(budget_s=0.5)
+    watch = rig.watch(budget_s=5)
     rig.suspend()
     assert watch.disarm((), 5 * SECOND_NS)
     guardian = watch.guardian
@@ -136,7 +136,8 @@ def test_libvirtd_dead_in_mid_pause(
     print("back after", times)
     assert max(times) < 1.5
     light_host.start_libvirtd()
-    assert [guest.state() for guest in rig.guests] == ["running", "running"]
+    for guest in rig.guests:  # libvirtd has adopted them
+        wait_until(lambda guest=guest: guest.state() == "running", 5, f"{guest.name} in libvirt")
 
 
 def test_libvirtd_frozen_in_mid_pause_is_killed(
