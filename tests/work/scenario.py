@@ -9,20 +9,20 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from hostagent.core.journal import Ended, Entry, Heard, State, apply, fold
+from hostagent.core.journal import Entry, Heard, Intent, Outcome, Row, State, apply, fold
 from hostagent.core.plan import Done, Ending, Plan, Verb
 from hostagent.rules.progress import Progress
 from hostagent.rules.report import report
 from hostagent.rules.request import S
 from hostagent.rules.verdict import SEVERITY
-from hostagent.work.recovery import take_over
+from hostagent.work.recovery import finish, take_over
 from tests.rules.runs import a_plan, stamp
 from tests.rules.runs import guest as plain_guest
-from tests.work.simulated_run import Crashed, Life, Script, drive, first_state
+from tests.work.simulated_run import Crashed, Life, Loop, Moment, Script, first_state
 from tests.work.world import GuestScript, SimCommand, SimGuest, SimJournal, World
 
 MOST_LIVES = 12
-Drive = Callable[[Life, State, SimJournal], tuple[Done, State]]
+MakeLoop = Callable[[Life, State, SimJournal], Any]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +44,6 @@ class Played:
     journal: SimJournal
     ends: list[tuple[Done, State]] = field(default_factory=list)
     crashes: int = 0
-    signals: int = 0
 
     @property
     def state(self) -> State:
@@ -59,7 +58,7 @@ class _Look:
         self.look = life.look
 
 
-def play(scenario: Scenario, drive: Drive = drive) -> Played:
+def play(scenario: Scenario, make_loop: MakeLoop = Loop) -> Played:
     """Play it to its end and check what must be true then."""
     uuids = {f"uuid-{name}": script for name, script in scenario.guests.items()}
     world, script = World(uuids), scenario.script
@@ -76,7 +75,7 @@ def play(scenario: Scenario, drive: Drive = drive) -> Played:
         life.recovered = number > 0
         _cause_events(played, life, script, events)
         try:
-            _live(played, life, drive)
+            _live(played, life, make_loop)
         except Crashed:
             played.crashes += 1
             played.journal.lose(script.lost_rows)
@@ -90,48 +89,64 @@ def play(scenario: Scenario, drive: Drive = drive) -> Played:
     return played
 
 
-def _live(played: Played, life: Life, drive: Drive) -> None:
+def _live(played: Played, life: Life, make_loop: MakeLoop) -> None:
     if life.recovered:
         looks = dict.fromkeys(Verb, _Look(life))
         rows = played.world.guardian_rows
         state = take_over(played.state, played.journal, looks, rows)
     else:
         state = first_state(played.plan, played.journal)
-    done, state = drive(life, state, played.journal)
-    played.ends.append((done, state))
-    _check_end(played, done, state)
-    if not Progress(state).to_resume:
-        played.journal.append(Ended(result=done.result, reason=done.reason))
-        played.journal.sync()
+    loop = make_loop(life, state, played.journal)
+    rows = played.world.guardian_rows
+    done = finish(loop, lambda now: bool(Progress(now).to_resume), lambda: rows)
+    played.ends.append((done, loop.state))
+    _check_end(played, done, loop.state)
 
 
 def _cause_events(
-    played: Played, life: Life, script: Script, events: dict[int, tuple[str, ...]]
+    played: Played, life: Life, script: Script, events: dict[Moment, tuple[str, ...]]
 ) -> None:
     """What is to happen after which row, whoever wrote it; each happens once."""
     world = played.world
 
-    def on_row(number: int) -> None:
-        for action in events.pop(number, ()):
-            match action:
-                case "signal":
-                    played.signals += 1
-                    life.put(Heard(what="signal", value="SIGINT"))
-                case "guardian-dies" if world.guardian is not None and world.guardian.alive:
-                    world.guardian.dies()
-                    life.put(Heard(what="guardian-died"))
-                case "owners-pause":
-                    _owners_pause(played)
-                case "crash-later":
-                    world.after(script.crash_delay_ns, crash)
-                case "crash":
-                    raise Crashed
+    def signal(name: str) -> None:
+        life.put(Heard(what="signal", value=name))
 
     def crash() -> None:
         if life.alive:
             raise Crashed
 
+    def guardian_dies() -> None:
+        if world.guardian is not None and world.guardian.alive:
+            world.guardian.dies()
+            life.put(Heard(what="guardian-died"))
+
+    effects: dict[str, Callable[[], None]] = {
+        "signal": lambda: signal("SIGINT"),
+        "signal-later": lambda: world.after(script.delay_ns, lambda: signal("SIGTERM")),
+        "guardian-dies": guardian_dies,
+        "owners-pause": lambda: _owners_pause(played),
+        "crash": crash,
+        "crash-later": lambda: world.after(script.delay_ns, crash),
+    }
+
+    def on_row(number: int, row: Row) -> None:
+        for action in (*events.pop(number, ()), *events.pop(_moment(life, row), ())):
+            effects[action]()
+
     played.journal.on_row = on_row
+
+
+def _moment(life: Life, row: Row) -> tuple[str, str]:
+    """A step's beginning or end, by its verb."""
+    match row:
+        case Intent():
+            life.verbs[row.step.key] = row.step.verb
+            return row.step.verb, "begun"
+        case Outcome():
+            return life.verbs.get(row.key, ""), "closed"
+        case _:
+            return "", ""
 
 
 def _owners_pause(played: Played) -> None:

@@ -6,11 +6,12 @@ each decision; `tests/work/threaded.py` drives the same lives through the real R
 """
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
 from hostagent.core.journal import (
+    Ended,
     GuestOutcome,
     Heard,
     Intent,
@@ -30,6 +31,7 @@ from hostagent.work.fence import Fence
 from tests.work.world import MS, Guardian, SimCommand, SimGuest, SimJournal, World
 
 MOST_DECISIONS = 400
+MOST_SIGNALS = 3
 SYNC_LIMIT_NS = 5 * S
 FORWARD = (
     Verb.PREPARE,
@@ -45,6 +47,10 @@ class Crashed(Exception):
     """hostagent's process is gone."""
 
 
+Moment = int | tuple[str, str]
+"""After the row of this number, or when a step of this verb was "begun" or "closed"."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Script:
     """What goes wrong, and when. `trouble` of a verb: refused, hangs, breaks (after its effect),
@@ -57,9 +63,9 @@ class Script:
     heeds_signals: bool = True
     side_exit_code: int = 0
     side_ns: int | None = S
-    events: dict[int, tuple[str, ...]] = field(default_factory=dict)
-    """After this row: signal, guardian-dies, owners-pause, crash, crash-later."""
-    crash_delay_ns: int = MS
+    events: dict[Moment, tuple[str, ...]] = field(default_factory=dict)
+    """Then: signal, signal-later, guardian-dies, owners-pause, crash, crash-later."""
+    delay_ns: int = MS
     lost_rows: int = 0
 
 
@@ -81,6 +87,7 @@ class Life:
         self.released = False
         self.halted = False
         self.put: Callable[[Outcome | Heard], None] = lambda row: None
+        self.verbs: dict[str, str] = {}
         self._told: list[tuple[str, str]] = []
 
     def begin(self, step: Step, finish: Finish) -> None:
@@ -393,9 +400,17 @@ class Loop:
         self.state = state
         life.put = self._inbox.append
 
+    def hear(self, rows: Iterable[Heard]) -> None:
+        for row in rows:
+            self._take(row)
+
+    def end(self, done: Done) -> None:
+        self._take(Ended(result=done.result, reason=done.reason))
+        self._journal.sync()
+
     def drive(self) -> Done:
         """Go on until the decision is Done. Raises Crashed."""
-        world, checker, gave_up = self._life.world, Checker(self._life), False
+        world, checker, impatience = self._life.world, Checker(self._life), 0
         while True:
             now_ns = world.now_ns
             decision = checker.decide(self.state, now_ns)
@@ -407,8 +422,9 @@ class Loop:
                 checker.began(self.state, now_ns)
                 continue
             if not self._listen(decision.until_ns):
-                assert not gave_up, f"waits for ever: {decision.why}"
-                gave_up = True  # a person loses patience with a command that never ends
+                # A person loses patience with a command that never ends, and with its rollback.
+                impatience += 1
+                assert impatience <= MOST_SIGNALS, f"waits for ever: {decision.why}"
                 self._inbox.append(Heard(what="signal", value="SIGTERM"))
             while self._inbox:
                 self._take(self._inbox.popleft())
@@ -445,12 +461,6 @@ class Loop:
                 return until_ns is not None
             world.step()
         return True
-
-
-def drive(life: Life, state: State, journal: SimJournal) -> tuple[Done, State]:
-    """Drive this life to its end. Raises Crashed."""
-    loop = Loop(life, state, journal)
-    return loop.drive(), loop.state
 
 
 def first_state(plan: Plan, journal: SimJournal) -> State:

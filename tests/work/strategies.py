@@ -51,8 +51,14 @@ DISKS = st.dictionaries(
     max_size=1,
 )
 
+MOMENTS = st.integers(2, MOST_ROWS) | st.tuples(
+    st.sampled_from(list(map(str, Verb))), st.sampled_from(["begun", "closed"])
+)
+
 ACTIONS = st.lists(
-    st.sampled_from(["signal", "guardian-dies", "owners-pause", "crash", "crash-later"]),
+    st.sampled_from(
+        ["signal", "signal-later", "guardian-dies", "owners-pause", "crash", "crash-later"]
+    ),
     min_size=1,
     max_size=2,
 ).map(tuple)
@@ -66,8 +72,8 @@ SCRIPTS = st.builds(
     heeds_signals=st.booleans(),
     side_exit_code=st.sampled_from([0, 0, 1]),
     side_ns=st.sampled_from([S, S, None]),
-    events=st.dictionaries(st.integers(2, MOST_ROWS), ACTIONS, max_size=4),
-    crash_delay_ns=st.sampled_from([MS // 2, 100 * MS, 3 * S, 15 * S, 31 * S]),
+    events=st.dictionaries(MOMENTS, ACTIONS, max_size=4),
+    delay_ns=st.sampled_from([MS // 2, 100 * MS, 3 * S, 15 * S, 31 * S]),
     lost_rows=st.integers(0, 4),
 )
 

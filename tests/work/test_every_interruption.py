@@ -20,6 +20,8 @@ QUICK = settings(
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )
+AFTERWARDS = 8
+"""Rows that an interruption itself adds: they are moments too."""
 LONG = settings(QUICK, max_examples=20_000)
 
 
@@ -43,14 +45,13 @@ def test_any_scenario_at_length(scenario: Scenario) -> None:
 
 @pytest.mark.parametrize("action", ["signal", "crash", "crash-later", "guardian-dies"])
 @pytest.mark.parametrize("lost_rows", [0, 3])
-@pytest.mark.parametrize("command_ns", [2_000_000_000, None])
-def test_after_every_row(action: str, lost_rows: int, command_ns: int | None) -> None:
+@pytest.mark.parametrize("exit_code", [0, 3])
+def test_after_every_row(action: str, lost_rows: int, exit_code: int) -> None:
     """The walk: whatever steps a run has, each moment between two rows is tried."""
     terms = {"prepare": ("p",), "verify": ("v",), "rollback": ("r",)}
     guests = {"a": GuestScript(), "b": GuestScript(suspend_ns=300_000_000)}
-    plain = play(Scenario(guests=guests, terms=terms))
+    plain = play(Scenario(guests=guests, script=Script(exit_code=exit_code), terms=terms))
     rows = len(plain.journal.entries)
-    assert rows > 20
-    for number in range(2, rows + 1):
-        script = Script(events={number: (action,)}, lost_rows=lost_rows, command_ns=command_ns)
+    for number in range(2, rows + AFTERWARDS):
+        script = Script(events={number: (action,)}, lost_rows=lost_rows, exit_code=exit_code)
         play(Scenario(guests=guests, script=script, terms=terms))

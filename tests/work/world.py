@@ -302,13 +302,13 @@ class SimJournal:
         self._world = world
         self.entries: list[Entry] = []
         self.durable = 0
-        self.on_row: Callable[[int], None] = lambda number: None
+        self.on_row: Callable[[int, Row], None] = lambda number, row: None
 
     def append(self, row: Row) -> Entry:
         self._world.now_ns += 1
         entry = Entry(row=row, stamp=self._stamp())
         self.entries.append(entry)
-        self.on_row(len(self.entries))
+        self.on_row(len(self.entries), row)
         return entry
 
     def sync(self) -> None:

@@ -1,0 +1,254 @@
+"""Mutants of hostagent that lose a promise, each with the test that must notice.
+
+A mutant is one replacement in one file. `tests/test_mutants.py` applies each to a copy of the
+package and runs the named test there: it must fail. A mutant that no longer applies is an error,
+so that this list stays true.
+"""
+
+from dataclasses import dataclass
+
+ANY_SCENARIO = "tests/work/test_every_interruption.py::test_any_scenario"
+WALK = "tests/work/test_every_interruption.py::test_after_every_row"
+STORIES = "tests/rules/test_inplace_examples.py"
+RUNNER = "tests/work/test_runner.py"
+STEPS = "tests/work/test_pause_steps.py"
+COMMANDS = "tests/work/test_command_steps.py"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mutant:
+    """What is lost, and where."""
+
+    name: str
+    file: str
+    old: str
+    new: str
+    test: str
+
+
+MUTANTS = (
+    Mutant(
+        name="the fence lets everything through",
+        file="work/fence.py",
+        old="            if self._turned:\n                return False\n",
+        new="",
+        test=ANY_SCENARIO,
+    ),
+    Mutant(
+        name="the fence lets a held up step through, in real threads",
+        file="work/fence.py",
+        old="            if self._turned:\n                return False\n",
+        new="",
+        test=RUNNER,
+    ),
+    Mutant(
+        name="a crash does not halt",
+        file="rules/halt.py",
+        old="    _crashed,\n    _signalled,",
+        new="    _signalled,",
+        test=WALK,
+    ),
+    Mutant(
+        name="a signal does not halt",
+        file="rules/halt.py",
+        old="    _crashed,\n    _signalled,",
+        new="    _crashed,",
+        test=WALK,
+    ),
+    Mutant(
+        name="a step that broke down does not halt",
+        file="rules/halt.py",
+        old='        if closed.outcome.result == "failed":\n            reason',
+        new='        if closed.outcome.result == "?":\n            reason',
+        test=ANY_SCENARIO,
+    ),
+    Mutant(
+        name="guests that are not ours are resumed",
+        file="rules/progress.py",
+        old='MAY_STAND_STILL = frozenset({"paused", "unsettled", "hung"})',
+        new='MAY_STAND_STILL = frozenset({"paused", "unsettled", "hung", "not-ours"})',
+        test=STORIES,
+    ),
+    Mutant(
+        name="unsettled guests are forgotten",
+        file="rules/progress.py",
+        old='MAY_STAND_STILL = frozenset({"paused", "unsettled", "hung"})',
+        new='MAY_STAND_STILL = frozenset({"paused", "hung"})',
+        test=ANY_SCENARIO,
+    ),
+    Mutant(
+        name="rollback while the command may live",
+        file="rules/inplace.py",
+        old="    if not applied or progress.crashes or _living(progress) is not None:\n",
+        new="    if progress.crashes:\n",
+        test=ANY_SCENARIO,
+    ),
+    Mutant(
+        name="what the guardian brought back is not known",
+        file="rules/progress.py",
+        old='            if heard.what == "guardian-back":',
+        new='            if heard.what == "?":',
+        test=ANY_SCENARIO,
+    ),
+    Mutant(
+        name="what the guardian saw while a suspend was outstanding counts",
+        file="rules/progress.py",
+        old='        return result != "running" or (pause',
+        new="        return True or (pause",
+        test=STORIES,
+    ),
+    Mutant(
+        name="there is no deadline",
+        file="rules/halt.py",
+        old="    if deadline_ns is None or at_ns < deadline_ns:\n        return None\n",
+        new="    if deadline_ns is None or at_ns >= 0:\n        return None\n",
+        test=ANY_SCENARIO,
+    ),
+    Mutant(
+        name="a command that ended past its deadline is done",
+        file="rules/halt.py",
+        old="    at_ns = now_ns if closed is None else _ended_ns(closed)\n",
+        new="    at_ns = now_ns if closed is None else 0\n",
+        test=ANY_SCENARIO,
+    ),
+    Mutant(
+        name="the resume waits for the disk",
+        file="work/runner.py",
+        old='problem = "" if step.safe else self._sync()',
+        new="problem = self._sync()",
+        test=RUNNER,
+    ),
+    Mutant(
+        name="a pause does not wait for the disk",
+        file="work/runner.py",
+        old='problem = "" if step.safe else self._sync()',
+        new='problem = ""',
+        test=RUNNER,
+    ),
+    Mutant(
+        name="a disk that hangs is waited for without end",
+        file="work/runner.py",
+        old="problems.get(timeout=SYNC_LIMIT_S)",
+        new="problems.get()",
+        test=RUNNER,
+    ),
+    Mutant(
+        name="an error in a step is taken for not begun",
+        file="work/runner.py",
+        old='outcome = Outcome(key=step.key, result="failed", reason=repr(error))',
+        new='outcome = Outcome(key=step.key, result="not-begun", reason=repr(error))',
+        test=RUNNER,
+    ),
+    Mutant(
+        name="not all paused, applied all the same",
+        file="rules/halt.py",
+        old="    _not_all,\n",
+        new="",
+        test=ANY_SCENARIO,
+    ),
+    Mutant(
+        name="a hanging guardian is not noticed",
+        file="rules/halt.py",
+        old="        if opened.step.verb in bounded and",
+        new="        if opened.step.key in bounded and",
+        test=STORIES,
+    ),
+    Mutant(
+        name="a dead guardian is not replaced",
+        file="rules/inplace.py",
+        old="        yield from _arm_again(progress, uuids)\n",
+        new="",
+        test=STORIES,
+    ),
+    Mutant(
+        name="the command is signalled before the guests are resumed",
+        file="rules/inplace.py",
+        old="        _bring_back(progress, now_ns)\n        or _tidy_up(progress)\n",
+        new="        _tidy_up(progress)\n        or _bring_back(progress, now_ns)\n",
+        test=WALK,
+    ),
+    Mutant(
+        name="a new holder does not resume anew",
+        file="rules/progress.py",
+        old='        return f"{verb}@{self.crashes}" if self.crashes else str(verb)',
+        new="        return str(verb)",
+        test=WALK,
+    ),
+    Mutant(
+        name="recovery does not write the crash down",
+        file="work/recovery.py",
+        old='    rows.append(Heard(what="crashed"))\n',
+        new="",
+        test=WALK,
+    ),
+    Mutant(
+        name="hung guests are not left with the guardian",
+        file="rules/inplace.py",
+        old="verb=Verb.DISARM, guests=progress.to_resume, safe=True",
+        new="verb=Verb.DISARM, guests=(), safe=True",
+        test=ANY_SCENARIO,
+    ),
+    Mutant(
+        name="a guest that hangs is reported as done",
+        file="rules/verdict.py",
+        old='    "unsettled": Ending.AMBIGUOUS,\n',
+        new="",
+        test=ANY_SCENARIO,
+    ),
+    Mutant(
+        name="one that ran already counts as paused",
+        file="rules/verdict.py",
+        old='    if back.result == "running" and not _outlasted_the_command(progress, back):',
+        new='    if back.result == "running" and back.reason:',
+        test=ANY_SCENARIO,
+    ),
+    Mutant(
+        name="a resume does not wait for an outstanding suspend",
+        file="work/steps/pause.py",
+        old="        waiting = work.outstanding.among(step.guests)\n",
+        new="        waiting: set[str] = set()\n",
+        test=STEPS,
+    ),
+    Mutant(
+        name="a hung guest delays one whose suspend has returned",
+        file="work/steps/pause.py",
+        old="args=arguments, daemon=True).start()",
+        new="args=arguments, daemon=True).run()",
+        test=STEPS,
+    ),
+    Mutant(
+        name="an owner's pause is left in the guardian's list",
+        file="work/steps/pause.py",
+        old='            if outcome.result in ("not-ours", "failed"):',
+        new='            if outcome.result in ("failed",):',
+        test=STEPS,
+    ),
+    Mutant(
+        name="a guest that its owner paused is armed for",
+        file="work/steps/watch.py",
+        old='    if seen.result == "running":',
+        new='    if seen.result in ("running", "paused"):',
+        test=STEPS,
+    ),
+    Mutant(
+        name="guests are paused after the budget",
+        file="work/steps/pause.py",
+        old="        if isinstance(before_ns, int) and time.monotonic_ns() >= before_ns:",
+        new="        if False:",
+        test=STEPS,
+    ),
+    Mutant(
+        name="a released command is cancelled",
+        file="work/steps/command.py",
+        old="        if self._commands.released:",
+        new="        if False:",
+        test=COMMANDS,
+    ),
+    Mutant(
+        name="cancel leaves the fence open",
+        file="work/steps/command.py",
+        old="        self._commands.fence.turn()\n        if self",
+        new="        if self",
+        test=COMMANDS,
+    ),
+)
