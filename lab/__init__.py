@@ -4,7 +4,7 @@ It is used by the project and never shipped with it: hostagent imports nothing o
 are those of docs/how-to/use-the-lab.md. `from lab import Lab` is the whole entrance.
 """
 
-from lab.errors import CannotRun, LabError
+from lab.errors import CannotRun, LabBusy, LabError
 from lab.guests import Guest, GuestSort, GuestSpec
 from lab.lab import Lab
 from lab.state import MOST_GUESTS, Tier
@@ -17,6 +17,7 @@ __all__ = [
     "GuestSort",
     "GuestSpec",
     "Lab",
+    "LabBusy",
     "LabError",
     "Tier",
     "Witness",

@@ -98,14 +98,18 @@ def status(name: str, output: str) -> None:
         click.echo(json.dumps(document, indent=2))
         return
     for host in lab.hosts:
-        pid = _host_row(host)["libvirtd"]
-        click.echo(f"host {host.name}  libvirtd {pid or 'dead'}  {host.uri}")
+        row = _host_row(host)
+        click.echo(f"host {host.name}  libvirtd {row['libvirtd'] or 'dead'}  {row['uri']}")
     _table(rows)
 
 
 def _host_row(host: Host) -> dict[str, object]:
     process = host.libvirtd()
-    return {"host": host.name, "uri": host.uri, "libvirtd": process.pid if process else None}
+    try:
+        uri = host.uri
+    except LabError:
+        uri = "switched off"
+    return {"host": host.name, "uri": uri, "libvirtd": process.pid if process else None}
 
 
 def _guest_row(host: Host, guest: Guest) -> dict[str, object]:

@@ -9,5 +9,9 @@ class LabError(Exception):
     """Something that the lab was asked for did not work; the text says what and what to do."""
 
 
+class LabBusy(LabError):
+    """The lab of that name is somebody else's; another name would do."""
+
+
 class CannotRun(LabError):
     """This machine can't do it, and why."""

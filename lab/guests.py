@@ -62,6 +62,10 @@ class _Owned(Protocol):
 
     def fsThaw(self) -> int: ...
 
+    def abortJob(self) -> int: ...
+
+    def managedSaveRemove(self) -> int: ...
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Count:
@@ -227,9 +231,9 @@ class Guest:
             return []
         return [line for line in text.split("\n")[:-1] if line.count(" ") == 2]
 
-    def wait_counting(self, timeout_s: float = 10) -> None:
-        """Wait until it counts on: the proof, from inside, that its CPUs execute."""
-        before = self.counter()
+    def wait_counting(self, timeout_s: float = 10, since: Count | None = None) -> None:
+        """Wait until it counts on, from now or `since`: the proof that its CPUs execute."""
+        before = since or self.counter()
         wait_until(lambda: self.counter() != before, timeout_s, f"{self.name} counting on")
 
     def wait_booted(self, timeout_s: float = BOOT_S) -> None:
@@ -316,6 +320,7 @@ class Guest:
         if self.frozen():
             self.thaw()
         self.define()
+        self._clear()
         state = self.state()
         if state == "paused":
             self.resume()
@@ -324,13 +329,15 @@ class Guest:
         elif state != "running":
             self.destroy()
             self.start()
-        self.wait_counting()
         if self.has_agent:
-            self._restore_agent()
+            self.wait_agent()
 
-    def _restore_agent(self) -> None:
-        """Thaw file systems that a test froze, and wait for the agent."""
-        if self.sort is GuestSort.DISK:
+    def _clear(self) -> None:
+        """Take away what a test may have left: a job, a saved state, frozen file systems."""
+        with suppress(LabError):
+            self.call("abort of a job", lambda domain: cast(_Owned, domain).abortJob())
+        with suppress(LabError):
+            self.call("removal", lambda domain: cast(_Owned, domain).managedSaveRemove())
+        if self.sort is GuestSort.DISK and self.qemu() is not None:
             with suppress(LabError):
-                self.call("thaw", lambda domain: cast(_Owned, domain).fsThaw(), timeout_s=10)
-        self.wait_agent()
+                self.call("thaw", lambda domain: cast(_Owned, domain).fsThaw(), timeout_s=5)

@@ -175,3 +175,6 @@ class Host(ABC):
         self.start_libvirtd()
         for guest in self.guests:
             guest.restore()
+        counted = [(guest, guest.counter()) for guest in self.guests]
+        for guest, count in counted:
+            guest.wait_counting(since=count)

@@ -13,7 +13,7 @@ from dataclasses import replace
 from typing import Self
 
 from lab.cleanup import remove
-from lab.errors import LabError
+from lab.errors import LabBusy, LabError
 from lab.full import FullHost, control_groups, start_network
 from lab.guests import Guest, GuestSort, GuestSpec, mixture, named
 from lab.host import Host
@@ -80,7 +80,7 @@ class Lab:
         require(Tier(tier))
         directory = LabDirectory(name)
         if not directory.lock():
-            raise LabError(f"lab {name} is in use by another process; use another name")
+            raise LabBusy(f"lab {name} is in use by another process; use another name")
         try:
             take_away_leftover(directory, say)
         except BaseException:
@@ -199,7 +199,7 @@ class Lab:
 
 def _remove(directory: LabDirectory) -> list[str]:
     if not directory.locked and not directory.lock():
-        raise LabError(f"lab {directory.name} is in use by another process")
+        raise LabBusy(f"lab {directory.name} is in use by another process")
     try:
         return remove(directory)
     finally:
@@ -219,7 +219,7 @@ def take_away_leftover(directory: LabDirectory, say: Say) -> None:
         return
     left_over = state.phase is Phase.STARTING or state.owner is not None
     if not left_over:
-        raise LabError(f"lab {state.name} is up already; take it away: lab/lab down")
+        raise LabBusy(f"lab {state.name} is up already; take it away: lab/lab down")
     for line in remove(directory):
         say(f"left over from a lab that was killed: {line}")
 

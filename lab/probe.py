@@ -235,7 +235,9 @@ def reasons_against(tier: Tier) -> list[str]:
 
 
 def require(tier: Tier) -> None:
-    """CannotRun, with every reason, when this machine can't do a tier."""
-    reasons = reasons_against(tier)
-    if reasons:
-        raise CannotRun(f"this machine can't do the {tier} tier: {'; '.join(reasons)}")
+    """CannotRun, with the first reason and the names of the others, when a tier can't be done."""
+    missing = [a for a in _requirements() if tier in a.tiers and not a.can]
+    if missing:
+        first, more = missing[0], ", ".join(ability.what for ability in missing[1:])
+        text = f"this machine can't do the {tier} tier: {first.what}: {first.why}"
+        raise CannotRun(f"{text}; nor {more} (lab/lab probe)" if more else text)

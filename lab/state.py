@@ -18,8 +18,6 @@ import json
 import os
 import re
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -128,19 +126,6 @@ class LabDirectory:
             self.path.rmdir()
         os.close(self._lock_fd)
         self._lock_fd = None
-
-    @contextmanager
-    def held(self) -> Iterator[None]:
-        """The lock for the length of a block; LabError when it is taken."""
-        if self.locked:
-            yield
-            return
-        if not self.lock():
-            raise LabError(f"lab {self.name} is in use by another process; use another --name")
-        try:
-            yield
-        finally:
-            self.unlock()
 
     def _make(self) -> None:
         """Make the directory; one that somebody else put there is refused."""

@@ -18,10 +18,9 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from lab import CannotRun, Guest, GuestSort, GuestSpec, Lab, LabError, Tier, Witness
+from lab import CannotRun, Guest, GuestSort, GuestSpec, Lab, LabBusy, LabError, Tier, Witness
 from lab.audit import MARK, Expected, findings, left_processes
 from lab.host import Host
-from lab.state import LabDirectory
 
 SHARED_SORTS = (GuestSort.AGENT, GuestSort.DISK, GuestSort.PLAIN, GuestSort.NO_HWCLOCK)
 TIER_FIXTURES = {
@@ -78,15 +77,13 @@ def _make_lab(
     """A lab under the first name that no other test session holds."""
     prefix = os.environ.get("HALAB_NAME", "t")
     for number in range(1, 100):
-        name = f"{prefix}{number}"
-        directory = LabDirectory(name)
-        if not directory.lock():
-            continue
-        directory.unlock()
         try:
-            return Lab.up(name, tier, hosts, guests)
+            return Lab.up(f"{prefix}{number}", tier, hosts, guests)
+        except LabBusy:
+            continue
         except CannotRun as error:
-            _cannot(config, tier, str(error))
+            reason = str(error)
+        _cannot(config, tier, reason)
     raise LabError("every lab name is in use")
 
 
