@@ -54,6 +54,10 @@ class Event:
     shift_ns: int
 
 
+TURNS = 3
+"""Of libvirt's loop, until what has arrived is told: the turn under way, one that reads the
+socket, and one that calls back (src/util/vireventpoll.c, src/conf/object_event.c)."""
+
 _loop_lock = threading.Lock()
 _loop_runs = False
 
@@ -116,6 +120,21 @@ class Events:
         """Wait until events arrive again, or until the limit."""
         with self._changed:
             return self._changed.wait_for(lambda: self._listening, limit_ns / 1e9)
+
+    def catch_up(self, limit_ns: int) -> bool:
+        """Let all events that have reached this process be told, as after it was frozen. Asks
+        libvirt nothing; takes about 0.1 ms."""
+        if not self._started:
+            return False
+        turns, over = iter(range(TURNS - 1)), threading.Event()
+
+        def turn(timer: int, _opaque: object) -> None:
+            if next(turns, None) is None:
+                libvirt.virEventRemoveTimeout(timer)
+                over.set()
+
+        libvirt.virEventAddTimeout(0, turn, None)
+        return over.wait(limit_ns / 1e9)
 
     def of(self, uuid: str) -> tuple[Event, ...]:
         """All events kept of this guest, oldest first."""

@@ -32,6 +32,10 @@ LISTENING_LIMIT_NS = 50_000_000
 """How long a resume waits for the event stream to come back after a restart of libvirt: without it
 the event is lost. Less than anybody notices, and only when the stream is down."""
 
+CATCH_UP_LIMIT_NS = 20_000_000
+"""How long a resume waits for events that have arrived and were not looked at yet: after hostagent
+was frozen they tell whom the guardian resumed, and whose owner paused it again."""
+
 EVENT_LIMIT_NS = 50_000_000
 """How long a finished resume waits for its event, which takes about 1 ms; guests run by then."""
 
@@ -76,6 +80,7 @@ class LibvirtPauser:
         on_back: Callable[[str], None],
     ) -> Mapping[str, GuestOutcome]:
         """Resume all, each by itself; see ports.Pauser."""
+        self._events.catch_up(CATCH_UP_LIMIT_NS)
         outcomes: dict[str, GuestOutcome] = {}
         targets = []
         for guest in guests:
@@ -141,10 +146,20 @@ class LibvirtPauser:
         figures: dict[str, Json] = {"way": back.way} if back.way else {}
         if back.called_ns:
             figures |= {"called_ns": back.called_ns, "returned_ns": back.returned_ns}
+        ours = self._ours.get(target.uuid)
+        if ours is not None and ours.stop is None:
+            figures |= self._late_stop(target, ours)
         event = self._resume_event(back, target, event_until_ns)
         if event is not None:
             figures |= {"resumed_ns": event.at_ns, "resumed_shift_ns": event.shift_ns}
         return GuestOutcome(result=str(back.result), reason=back.reason, figures=figures)
+
+    def _late_stop(self, target: Target, ours: Ours) -> dict[str, Json]:
+        """The STOP of our pause where it came after `pause` had returned, as with a hung QEMU."""
+        for event in self._events.of(target.uuid):
+            if event.name == "STOP" and event.received_ns >= ours.called_ns:
+                return {"stopped_ns": event.at_ns, "stopped_shift_ns": event.shift_ns}
+        return {}
 
     def _resume_event(self, back: Back, target: Target, until_ns: int) -> Event | None:
         """The RESUME that ended our pause: after our call, or anybody's where ours came too late.
