@@ -50,7 +50,8 @@ class Ending(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Step:
-    """One effect. `safe` steps (resume, disarm, signal) never wait for the journal's disk."""
+    """One effect. `safe` ones (resume, disarm, signal, a reading) never wait for the journal's
+    disk."""
 
     key: str
     verb: Verb

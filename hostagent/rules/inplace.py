@@ -114,7 +114,7 @@ def _read_clocks(progress: Progress, key: str) -> Iterator[Step]:
     )
     if uuids:
         args: dict[str, Json] = {"limit_ns": CLOCK_LIMIT_NS}
-        yield Step(key=key, verb=Verb.READ_CLOCKS, guests=uuids, args=args)
+        yield Step(key=key, verb=Verb.READ_CLOCKS, guests=uuids, args=args, safe=True)
 
 
 def _bring_back(progress: Progress, now_ns: int) -> Decision | None:
@@ -168,7 +168,8 @@ def _look_again(progress: Progress) -> Iterator[Step]:
     if Verb.PAUSE in progress.state.done:
         yield from _read_clocks(progress, "clocks-after")
     if progress.terms.all_guests and progress.update_began:
-        yield _step(Verb.CENSUS, limit_ns=CENSUS_LIMIT_NS)
+        census_args: dict[str, Json] = {"limit_ns": CENSUS_LIMIT_NS}
+        yield Step(key=Verb.CENSUS, verb=Verb.CENSUS, args=census_args, safe=True)
 
 
 def _signal(progress: Progress) -> Iterator[Step]:

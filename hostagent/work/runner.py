@@ -4,7 +4,7 @@ Layer: work. `drive` is the same loop for the command, the daemon, recovery and 
 step runs in a thread that is never joined: one that hangs (a libvirt call, a disk) keeps neither
 the decision nor the end of the run waiting. An unsafe step waits for its intent to be on the disk
 before it has its effect, but not for ever: a disk that does not answer means that it has not begun.
-A safe one (resume, disarm, signal) never waits for a disk.
+A safe one (resume, disarm, signal, a reading) never waits for a disk.
 
 Invariant: only this loop appends to the journal, so rows are in the order in which it saw things.
 """
@@ -30,6 +30,9 @@ Decide = Callable[[State, int], Decision]
 SYNC_LIMIT_S = 5.0
 """How long a step waits for its intent to be on the disk; the order of a busy disk's worst second,
 and as much as a step may exceed its own limit (rules/halt)."""
+SILENT_SYNC_LIMIT_S = 0.1
+"""The same once the disk was silent for that long: it holds up the end of a run once, not at each
+step."""
 
 
 class StepWork(Protocol):
@@ -66,6 +69,7 @@ class Runner:
         self._inbox = inbox
         self._clock = clock
         self._say = say
+        self._sync_limit_s = SYNC_LIMIT_S
 
     def drive(self) -> Done:
         """Go on until the decision is Done; returns it, and leaves the last state in `state`."""
@@ -125,9 +129,12 @@ class Runner:
 
         threading.Thread(target=sync, name="sync", daemon=True).start()
         try:
-            return problems.get(timeout=SYNC_LIMIT_S)
+            problem = problems.get(timeout=self._sync_limit_s)
         except queue.Empty:
+            self._sync_limit_s = SILENT_SYNC_LIMIT_S
             return f"its disk has not answered for {SYNC_LIMIT_S:g} s"
+        self._sync_limit_s = SYNC_LIMIT_S
+        return problem
 
     def _listen(self, until_ns: int | None) -> None:
         """Take what comes in, or come back at `until_ns`."""
