@@ -8,7 +8,7 @@ import json
 import os
 import subprocess
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from signal import SIGKILL, SIGSTOP
@@ -87,6 +87,14 @@ def walk(agent: Agent, terms: dict[str, Any], **orders: Any) -> Walked:
     marks = [line for line in process.stderr.splitlines() if line.startswith(MARK)]
     moment = int(marks[0].removeprefix(MARK)) if marks else 0
     return Walked(process.returncode, process.stdout, process.stderr, moment)
+
+
+def catch(condition: Callable[[], bool], what: str) -> None:
+    """Wait for a moment that must be met to the millisecond."""
+    until_ns = time.monotonic_ns() + 20_000_000_000
+    while not condition():
+        assert time.monotonic_ns() < until_ns, f"waited for {what}"
+        time.sleep(0.0005)
 
 
 def stands_still(witnesses: Iterable[Witness]) -> list[Witness]:
