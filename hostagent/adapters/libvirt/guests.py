@@ -213,7 +213,7 @@ def _job(seen: _Seen) -> str:
         arriving = invalid and seen.state is GuestState.PAUSED and seen.reason == "migrating"
         return "incoming migration" if arriving else ""
     if stats["type"] in _ENDED_JOBS:
-        return ""
+        return words.PASSING.get(seen.reason, "") if seen.state is GuestState.PAUSED else ""
     return words.job(stats.get("operation", 0))
 
 

@@ -84,6 +84,10 @@ JOBS: tuple[str, ...] = (
 )
 """By virDomainJobOperation."""
 
+PASSING = {"saving": "save", "dumping": "dump", "creating snapshot": "snapshot"}
+"""Reasons of a pause that passes by itself, with the job behind them: libvirt lets the guest go on
+a moment after the job's figures say that it ended, and does so after a restart of its own too."""
+
 UNANSWERED = "a call that its QEMU does not answer"
 """The "job" of a guest whose monitor is held by somebody's call (virDomainControlState)."""
 
