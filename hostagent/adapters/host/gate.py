@@ -11,6 +11,9 @@ import os
 import signal
 import sys
 
+OURS = (signal.SIGPIPE, signal.SIGXFSZ, signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU)
+"""Ignored by Python or by a run, not by the caller, whose other choices the command inherits."""
+
 
 def main() -> None:
     """Wait, then exec."""
@@ -19,7 +22,7 @@ def main() -> None:
     os.set_inheritable(errors, False)
     if not os.read(gate, 1):
         os._exit(0)
-    for number in (signal.SIGPIPE, signal.SIGXFSZ, signal.SIGTSTP, signal.SIGHUP):
+    for number in OURS:
         signal.signal(number, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_SETMASK, set())
     try:

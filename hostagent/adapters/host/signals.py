@@ -18,12 +18,14 @@ _JOB_CONTROL = (signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU)
 
 @contextmanager
 def told_to(put: Callable[[Heard], None]) -> Iterator[None]:
-    """Within this context stopping signals are put there (from the main thread, reentrant)."""
+    """Within this context stopping signals are put there (from the main thread, reentrant).
+    One that the caller had us ignore (nohup, a shell's background) is still ignored."""
 
     def tell(number: int, _frame: FrameType | None) -> None:
         put(Heard(what="signal", value=signal.Signals(number).name))
 
-    before = {number: signal.signal(number, tell) for number in _STOP}
+    wanted = [number for number in _STOP if signal.getsignal(number) is not signal.SIG_IGN]
+    before = {number: signal.signal(number, tell) for number in wanted}
     before |= {number: signal.signal(number, signal.SIG_IGN) for number in _JOB_CONTROL}
     try:
         yield
