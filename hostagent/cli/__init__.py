@@ -7,6 +7,7 @@ next, and ends the process without waiting for threads: one of them may hang in 
 import importlib
 import os
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import NoReturn
 
@@ -106,7 +107,8 @@ def _run(arguments: list[str]) -> int:
     except BrokenPipeError:
         return 1
     except Exception as error:
-        show_bug(error, as_json)
+        with suppress(OSError):  # a terminal that has gone
+            show_bug(error, as_json)
         return 70
     return result if isinstance(result, int) else 0
 

@@ -96,8 +96,12 @@ def run(globals_: Globals, /, **options: Any) -> int:  # noqa: ANN401 - click's 
         return 0
     output = sys.stderr.fileno() if globals_.as_json else None
     report = site.run(request, output=output, say=progress.say)
-    show_report(globals_, report)
-    return _exit_code(report)
+    code = _exit_code(report)
+    try:
+        show_report(globals_, report)
+    except OSError:  # the reader or the terminal has gone; what happened counts all the same
+        return code or 1
+    return code
 
 
 def _request(options: dict[str, Any]) -> Request:

@@ -229,6 +229,9 @@ def _warnings(progress: Progress) -> tuple[str, ...]:
         if heard.what == "warning":
             warnings.append(str(heard.value))
     warnings += [*_without_libvirt(progress, names), *_uncounted(progress)]
+    if progress.update_began and Verb.APPLY in progress.state.open:
+        pid = _update(progress).pid
+        warnings.append(f"the command still lives (pid {pid}): the next run is refused beside it")
     if progress.guardians_died:
         warnings.append(f"{progress.guardians_died} guardians died and were replaced")
     return tuple(warnings)
