@@ -5,9 +5,10 @@ process, and stands still (paused, user) after it; a STOP from before our call d
 owner was first (suspending a paused guest succeeds without an event). Order: one read of all
 states, then all calls over warm lines, then one read of all states again, so that no guest that
 stands still waits for questions about another. A call without an answer in time is *unsettled*: it
-may still take effect, and `on_returned` says when nothing is outstanding any more. A guest whose
-QEMU is stopped (SIGSTOP) beforehand is not even called: the suspend would stop it whenever it is
-woken. Units: ns, monotonic. Errors: none is raised; every guest gets an outcome.
+may still take effect, and `on_returned` says when nothing is outstanding any more. No call begins
+after the limit, whatever hung before it. A guest whose QEMU is stopped (SIGSTOP) beforehand is not
+even called: the suspend would stop it whenever it is woken. Units: ns, monotonic. Errors: none is
+raised; every guest gets an outcome.
 """
 
 import threading
@@ -41,11 +42,13 @@ PLAUSIBLE_NS = 50_000_000
 """An event takes about 1 ms to us. One that seems to have taken longer may come from a QEMU whose
 clock is not the host's: then the time of receipt counts."""
 
-GRACE_NS = 3_000_000
-"""How long a finished suspend waits for its event: it usually arrives before the call returns."""
+GRACE_NS = 20_000_000
+"""How long a finished suspend waits for its event. It nearly always arrives before the call is
+over; on a busy host it may be late, and without it the pause is measured only roughly."""
 
 ENDED = "it ended, or is another process now"
 PAUSED_FIRST = "its owner paused it first"
+TOO_LATE = "libvirt did not get to it in time"
 
 States = Mapping[str, tuple[GuestState, str]]
 """State and reason of each guest by UUID, as they were read in one call."""
@@ -124,6 +127,7 @@ class Suspension:
         self._on_returned = on_returned
         self._arrived: SimpleQueue[str] = SimpleQueue()
         self._over = False
+        self._until_ns = 0
         self._lock = threading.Lock()
         self._before: States | None = None
         self._read_ns = 0
@@ -131,8 +135,8 @@ class Suspension:
 
     def run(self, guests: Sequence[PlannedGuest], limit_ns: int) -> dict[str, GuestOutcome]:
         """Suspend them; returns when each has an answer, or at the limit."""
-        until_ns = time.monotonic_ns() + limit_ns
         self._read_ns = time.monotonic_ns()
+        self._until_ns = self._read_ns + limit_ns
         self._before = self._states(min(READ_LIMIT_NS, limit_ns // 4))
         self._shift_ns = shift_ns()
         outcomes, attempts = {}, {}
@@ -144,9 +148,9 @@ class Suspension:
                 attempts[guest.uuid] = _Attempt(guest=guest, process=guest.process)
         for attempt in attempts.values():
             self._submit(attempt)
-        self._collect(attempts, until_ns)
+        self._collect(attempts)
         self._await_events(attempts.values())
-        after = self._states(max(min(READ_LIMIT_NS, until_ns - time.monotonic_ns()), GRACE_NS))
+        after = self._states(max(min(READ_LIMIT_NS, self._left_ns()), GRACE_NS))
         for uuid, attempt in attempts.items():
             outcomes[uuid] = self._judge(attempt, after)
         return outcomes
@@ -165,7 +169,11 @@ class Suspension:
         refusal = self._refusal(domain, attempt)
         if refusal is not None:
             return _Refused(outcome=refusal)
-        attempt.called_ns = time.monotonic_ns()
+        with self._lock:
+            # This process may have been frozen, or hung in the look: then it is too late.
+            if self._over or not self._left_ns():
+                return _Refused(outcome=_failed(TOO_LATE))
+            attempt.called_ns = time.monotonic_ns()
         domain.suspend()
         attempt.returned_ns = time.monotonic_ns()
         return None
@@ -189,8 +197,10 @@ class Suspension:
 
     def _arrive(self, attempt: _Attempt, answer: _Refused | Exception | None) -> None:
         """In a worker's thread, as soon as the call is over."""
-        attempt.answer = answer
         with self._lock:
+            if attempt.arrived:
+                return
+            attempt.answer = answer
             attempt.arrived = True
             if not self._over:
                 self._arrived.put(attempt.guest.uuid)
@@ -199,23 +209,28 @@ class Suspension:
             self._ours[attempt.guest.uuid] = self._ours_of(attempt)
         self._on_returned(attempt.guest.uuid)
 
-    def _collect(self, attempts: Mapping[str, _Attempt], until_ns: int) -> None:
-        """Take the answers as they come; at the limit withdraw the calls that were not begun."""
+    def _collect(self, attempts: Mapping[str, _Attempt]) -> None:
+        """Take the answers as they come; from the limit on no call begins any more."""
         for _ in attempts:
-            left_ns = until_ns - time.monotonic_ns()
             try:
-                self._on_returned(self._arrived.get(timeout=max(left_ns, 0) / 1e9))
+                self._on_returned(self._arrived.get(timeout=self._left_ns() / 1e9))
             except Empty:
                 break
         with self._lock:
             self._over = True
+            for attempt in attempts.values():
+                if not attempt.arrived and not attempt.called_ns:
+                    attempt.answer = _Refused(outcome=_failed(TOO_LATE))
+                    attempt.arrived = True
+                    self._arrived.put(attempt.guest.uuid)
+        for attempt in attempts.values():
+            if attempt.ticket is not None:
+                attempt.ticket.cancel()
         while not self._arrived.empty():
             self._on_returned(self._arrived.get())
-        for attempt in attempts.values():
-            if not attempt.arrived and attempt.ticket is not None and attempt.ticket.cancel():
-                attempt.answer = _Refused(outcome=_failed("libvirt did not get to it in time"))
-                attempt.arrived = True
-                self._on_returned(attempt.guest.uuid)
+
+    def _left_ns(self) -> int:
+        return max(self._until_ns - time.monotonic_ns(), 0)
 
     # the proof
 
