@@ -7,6 +7,7 @@ stdout, so that both can be used in a pipe.
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -22,6 +23,7 @@ from lab.host import Host
 from lab.lab import Lab
 from lab.probe import abilities, reasons_against
 from lab.state import DEFAULT_NAME, LabDirectory, Tier
+from lab.update_libvirtd import replace
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -73,6 +75,7 @@ def main() -> None:
 @_reports_errors
 def up(name: str, tier: str, hosts: int, guests: int) -> None:
     """Make a lab. It stays until `down`."""
+    signal.signal(signal.SIGTERM, _interrupted)
     began = time.monotonic()
 
     def say(text: str) -> None:
@@ -82,6 +85,11 @@ def up(name: str, tier: str, hosts: int, guests: int) -> None:
     say("up")
     for host in lab.hosts:
         click.echo(f"{host.name}  {host.uri}")
+
+
+def _interrupted(_number: int, _frame: object) -> NoReturn:
+    """SIGTERM ends `up` like Ctrl-C: what it made is taken away."""
+    raise KeyboardInterrupt
 
 
 @main.command()
@@ -159,10 +167,7 @@ def _terminal() -> dict[str, str]:
 @_reports_errors
 def replace_libvirtd(name: str, host: str) -> None:
     """Give HOST a fresh copy of libvirtd and restart it: a real update of some seconds."""
-    target = Lab.attach(name).host(host)
-    target.replace_libvirtd_binary()
-    target.restart_libvirtd()
-    click.echo(f"{target.name}: libvirtd {target.libvirtd_pid()} runs from a fresh copy")
+    replace(Lab.attach(name).host(host))
 
 
 @main.command()

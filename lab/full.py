@@ -8,7 +8,9 @@ here: kernel changes and power cuts, since a container has the machine's kernel 
 cache.
 """
 
+import shutil
 import subprocess
+import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -32,6 +34,7 @@ PROJECT = Path(__file__).parent.parent
 BOOT_HOST = Path(__file__).with_name("boot_host")
 JOIN_HOST = Path(__file__).with_name("join_host")
 NETWORK = "10.117.0"
+PACKAGES = "var/cache/halab-packages"
 BOOT_S = 90
 
 
@@ -146,6 +149,21 @@ class FullHost(Host):
         found = identify(process.pid)
         if found is not None:
             self.note(found, "boot")
+
+    def provide_packages(self, *packages: str) -> list[str]:
+        """Put Debian packages ("name" or "name=version") inside, for a real update with dpkg.
+
+        They come from the machine's own apt sources, since a host has no way out. Returns their
+        paths as the host sees them.
+        """
+        place = self.root / PACKAGES
+        place.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix="halab-packages-") as scratch:
+            run("apt-get", "-q", "download", *packages, cwd=Path(scratch), home=self.directory)
+            files = sorted(Path(scratch).glob("*.deb"))
+            for file in files:
+                shutil.copy(file, place)
+        return [f"/{PACKAGES}/{file.name}" for file in files]
 
     def wait_booted(self) -> None:
         """Wait until its systemd says that it is up."""

@@ -238,9 +238,15 @@ class Guest:
 
     def wait_booted(self, timeout_s: float = BOOT_S) -> None:
         """Wait until it counts, and until its agent answers where it has one."""
-        wait_until(lambda: self.counter() is not None, timeout_s, f"boot of {self.name}")
+        wait_until(self._counts_at_last, timeout_s, f"boot of {self.name}")
         if self.has_agent:
             self.wait_agent(timeout_s)
+
+    def _counts_at_last(self) -> bool:
+        """Whether it counts yet; LabError when its QEMU ended meanwhile."""
+        if self.qemu() is None:
+            raise LabError(f"{self.name} ended while it booted; its console: {self.ports.console}")
+        return self.counter() is not None
 
     def wait_agent(self, timeout_s: float = 20) -> None:
         """Wait until libvirt sees its agent connected, and it tells the time."""

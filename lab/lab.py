@@ -172,9 +172,13 @@ class Lab:
         for host in self.hosts:
             say(f"host {host.name}: starting libvirtd")
             host.start_libvirtd()
-        with ThreadPoolExecutor(max_workers=BOOT_AT_ONCE) as pool:
+        pool = ThreadPoolExecutor(max_workers=BOOT_AT_ONCE)
+        try:
             for guest in pool.map(_boot, self.guests):
                 say(f"guest {guest.name} ({guest.sort}) runs")
+        finally:
+            # After Ctrl-C nobody waits for guests that are about to be taken away.
+            pool.shutdown(wait=False, cancel_futures=True)
         for host in self.hosts:
             host.finish()
         self._state = replace(self._state, phase=Phase.UP)

@@ -75,6 +75,12 @@ def test_root_can_log_in_by_ssh(full_host: Host) -> None:
     assert host.run("ssh", *options, "root@h1", "hostname") == "h1\n"
 
 
+def test_a_package_is_installed_by_dpkg(full_host: Host) -> None:
+    host = as_full(full_host)
+    (package,) = host.provide_packages("libvirt-clients")
+    assert "Setting up libvirt-clients" in host.run("dpkg", "-i", package)
+
+
 def test_hostagent_runs_inside(full_host: Host) -> None:
     assert "hostagent" in as_full(full_host).run("hostagent", "--help")
 

@@ -111,6 +111,23 @@ def test_down_after_a_killed_up_leaves_nothing(run: Run, name: str, after_s: flo
 
 @needs_light
 @pytest.mark.light
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_up_takes_itself_away(name: str, number: signal.Signals) -> None:
+    up = subprocess.Popen(
+        [str(LAB), "up", "--guests", "2"],
+        env=os.environ | {"HALAB_NAME": name},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    pid_file = LabDirectory(name).path / "h1" / "r" / "libvirt" / "qemu" / "run" / "g1.pid"
+    wait_until(pid_file.exists, 60, "first guest's pid file")
+    up.send_signal(number)
+    assert up.wait(timeout=30) != 0
+    assert nothing_left(name)
+
+
+@needs_light
+@pytest.mark.light
 def test_up_takes_away_what_a_killed_up_left(run: Run, name: str) -> None:
     up = subprocess.Popen(
         [str(LAB), "up", "--guests", "1"],
