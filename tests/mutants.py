@@ -8,6 +8,7 @@ so that this list stays true.
 from dataclasses import dataclass
 
 ANY_SCENARIO = "tests/work/test_every_interruption.py::test_any_scenario"
+EXAMPLES = "tests/work/test_every_interruption.py::test_example"
 WALK = "tests/work/test_every_interruption.py::test_after_every_row"
 STORIES = "tests/rules/test_inplace_examples.py"
 RUNNER = "tests/work/test_runner.py"
@@ -32,7 +33,7 @@ MUTANTS = (
         file="work/fence.py",
         old="            if self._turned:\n                return False\n",
         new="",
-        test=ANY_SCENARIO,
+        test=EXAMPLES,
     ),
     Mutant(
         name="the fence lets a held up step through, in real threads",

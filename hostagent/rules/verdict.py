@@ -10,6 +10,7 @@ A guest's result is one of
     unsettled      its own QEMU hangs: it may still be paused; the guardian keeps it
     resume-failed  stands still, and could not be resumed
     gone           was shut off, destroyed or crashed by something else in mid-run
+    left-paused    stands still for another reason than ours (its owner's, say), and was left so
 """
 
 from collections.abc import Iterator
@@ -74,9 +75,13 @@ def guest_result(progress: Progress, guest: PlannedGuest) -> GuestResult:
     return GuestResult(result="unpaused", reason=pause.reason if pause else "")
 
 
+_NOT_OURS_ANY_MORE = {"gone": "gone", "not-ours": "left-paused"}
+"""By the word of a resume: what became of a guest that somebody else has taken from us."""
+
+
 def _brought_back(progress: Progress, paused: str, back: GuestOutcome) -> GuestResult:
-    if back.result in ("gone", "not-ours"):
-        return GuestResult(result="gone", reason=back.reason)
+    if back.result in _NOT_OURS_ANY_MORE:
+        return GuestResult(result=_NOT_OURS_ANY_MORE[back.result], reason=back.reason)
     if paused != "paused":
         return GuestResult(result="unpaused", reason="it could not be paused in time")
     if back.result == "running" and not _outlasted_the_command(progress, back):
@@ -96,6 +101,7 @@ _ENDING_OF_GUEST = {
     "unsettled": Ending.AMBIGUOUS,
     "resume-failed": Ending.RESUME_FAILED,
     "gone": Ending.PARTLY,
+    "left-paused": Ending.PARTLY,
     "unpaused": Ending.PARTLY,
 }
 

@@ -272,7 +272,8 @@ class Life:
             if result in ("resumed", "running", "gone", "not-ours"):
                 self._tell("let_go", uuid)
             figures = {"called_ns": world.now_ns, "returned_ns": world.now_ns}
-            results[uuid] = GuestOutcome(result=result, reason=result, figures=figures)
+            reason = "" if result in ("resumed", "running") else result
+            results[uuid] = GuestOutcome(result=result, reason=reason, figures=figures)
             if len(results) == len(step.guests):
                 finish(Outcome(key=step.key, result="over", guests=results))
 
