@@ -2,9 +2,9 @@
 
 Layer: guardian. It reads messages on its standard input and answers on its standard output (wire),
 and ends by itself when nothing is left to do. Signals that end a process are ignored: whoever
-wants it to end disarms it. When FILE exists already it is a restart (systemd's, after a SIGKILL):
-it takes up what the file lists, with hostagent's pipe if that still lives, else alone. It ends with
-os._exit: threads that hang in libvirt keep nothing waiting.
+wants it to end disarms it. When FILE exists and nobody arms it, it is a restart (systemd's, after
+a SIGKILL): it takes up what the file lists. Its pipe has ended then (systemd does not keep it), so
+all are resumed. It ends with os._exit: threads that hang in libvirt keep nothing waiting.
 """
 
 import argparse
@@ -43,6 +43,7 @@ IGNORED = (
     signal.SIGTTOU, signal.SIGUSR1, signal.SIGUSR2, signal.SIGPIPE, signal.SIGALRM,
 )  # fmt: skip
 WAIT_FOR_ARM_S = 60
+WAIT_WITH_LIST_S = 0.5
 WARM_NS = 2_000_000_000
 WRITE_NS = 2_000_000_000
 LAST_WRITE_S = 1.0
@@ -64,8 +65,13 @@ class Guardian:
 
     def run(self) -> None:
         """From the first message, or the list, to the end."""
-        listed = self._wait_for_list()
-        arm = arm_from_json(listed) if listed else self._wait_for_arm()
+        # A list that is there already is this run's own: after a restart of the unit nobody sends
+        # an Arm; one that succeeds a dead guardian gets an Arm, which then counts.
+        waits_s = WAIT_WITH_LIST_S if Path(self._list_path).exists() else WAIT_FOR_ARM_S
+        arm = self._wait_for_arm(waits_s)
+        listed = self._wait_for_list() if arm is None else None
+        if listed:
+            arm = arm_from_json(listed)
         if arm is None:
             return
         if listed or self._take_lock(arm.lock_path):
@@ -120,8 +126,8 @@ class Guardian:
     def _say(self, message: Message) -> None:
         self._out.put(encode(message))
 
-    def _wait_for_arm(self) -> Arm | None:
-        deadline_s = time.monotonic() + WAIT_FOR_ARM_S
+    def _wait_for_arm(self, limit_s: float) -> Arm | None:
+        deadline_s = time.monotonic() + limit_s
         while True:
             try:
                 heard = self._inbox.get(timeout=max(deadline_s - time.monotonic(), 0))
@@ -130,6 +136,7 @@ class Guardian:
             if isinstance(heard, Arm):
                 return heard
             if isinstance(heard, Disarm | PipeEnded):
+                self._inbox.put(heard)
                 return None
 
     # the lock and the list

@@ -70,7 +70,7 @@ def _systemd_run(unit: str, env: Mapping[str, str]) -> list[str]:
     """systemd-run(1) with a unit that comes back after a SIGKILL, and is never the OOM killer's."""
     properties = (
         "Restart=on-failure",
-        "RestartSec=50ms",
+        "RestartSec=0",
         "StartLimitIntervalSec=0",
         "OOMScoreAdjust=-1000",
         "KillMode=mixed",

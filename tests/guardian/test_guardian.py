@@ -65,12 +65,12 @@ def test_the_deadline_resumes_and_the_guardian_waits_for_its_owner(
 ) -> None:
     rig = make_rig("g1", "g3")
     seen = [witness(guest) for guest in rig.guests]
-    watch = rig.watch(budget_s=1)
+    watch = rig.watch(budget_s=2)
     rig.suspend()
     watch.paused(rig.uuids("g1", "g3"))
     times = [back_s(each, rig.deadline_ns - SECOND_NS) - 1 for each in seen]
     print("back after the deadline", times)
-    assert all(0 <= each < 0.2 for each in times)
+    assert all(0 <= each < 0.5 for each in times)
     wait_until(lambda: not rig.list_file.exists(), 5, "empty list")
     assert watch.alive()
     # What its owner pauses from now on is not ours.
@@ -100,7 +100,7 @@ def test_what_was_let_go_or_never_listed_stays_paused(
     owners = light_host.guest("g4")
     owners.suspend()
     seen = [witness(guest) for guest in (*rig.guests, owners)]
-    watch = rig.watch(budget_s=1)
+    watch = rig.watch(budget_s=2)
     rig.suspend()
     watch.let_go(rig.uuids("g3"))
     back_s(seen[0], 0)
@@ -160,7 +160,7 @@ def test_libvirtd_frozen_long_before_the_deadline(
 ) -> None:
     rig = make_rig("g1", "g3")
     seen = [witness(guest) for guest in rig.guests]
-    watch = rig.watch(budget_s=2.5)
+    watch = rig.watch(budget_s=3)
     rig.suspend()
     watch.paused(rig.uuids("g1", "g3"))
     light_host.freeze()
@@ -177,10 +177,9 @@ def test_a_frozen_process_that_is_not_that_libvirtd_is_not_killed(
     assert rig.ways.daemon is not None
     wrong = replace(rig.ways.daemon, start_ticks=rig.ways.daemon.start_ticks + 1)
     rig.ways = replace(rig.ways, daemon=wrong)
-    watch = rig.watch(budget_s=0.3)
-    rig.suspend()
-    watch.paused(rig.uuids("g3"))
+    owner = rig.owner()
     light_host.freeze()
+    owner.kill()
     wait_until(lambda: "was not killed" in rig.journal_file.read_text(), 10, "its reason")
     assert light_host.frozen()
     assert rig.guests[0].status() == "paused"
@@ -195,9 +194,9 @@ def test_a_guardian_that_was_frozen_kills_no_healthy_libvirtd(
     libvirtd = light_host.libvirtd()
     watch = rig.watch(budget_s=0.5)
     assert watch.guardian is not None
+    os.kill(watch.guardian.pid, signal.SIGSTOP)
     rig.suspend()
     watch.paused(rig.uuids("g3"))
-    os.kill(watch.guardian.pid, signal.SIGSTOP)
     wait_until(lambda: time.monotonic_ns() > rig.deadline_ns + 2 * SECOND_NS, 5, "2 s more")
     os.kill(watch.guardian.pid, signal.SIGCONT)
     wait_status(rig.guests[0], "running", 1)
@@ -253,10 +252,9 @@ def _a_worker_is_left(host: Host) -> bool:
 def test_where_qmp_is_not_allowed_it_waits_for_libvirt(make_rig: MakeRig, light_host: Host) -> None:
     rig = make_rig("g3")
     rig.forbid_qmp("lockd is configured")
-    watch = rig.watch(budget_s=0.3)
-    rig.suspend()
-    watch.paused(rig.uuids("g3"))
+    owner = rig.owner()
     light_host.kill_libvirtd()
+    owner.kill()
     wait_until(lambda: "lockd is configured" in rig.journal_file.read_text(), 10, "its reason")
     assert rig.guests[0].status() == "paused"
     light_host.start_libvirtd()
@@ -351,7 +349,7 @@ def test_its_death_is_told_and_a_new_one_takes_over(make_rig: MakeRig) -> None:
     assert died.wait(2)
     assert not first.alive()
     first.paused(rig.uuids("g3"))
-    rig.list_file.unlink()
+    assert rig.listed()["deadline_ns"] == rig.deadline_ns
     second = rig.watch(budget_s=0.5)
     wait_status(rig.guests[0], "running", 2)
     assert second.disarm((), 5 * SECOND_NS)

@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from guardian_rig import SECOND_NS, Rig, wait_status
@@ -130,3 +131,24 @@ def test_the_state_that_a_new_libvirtd_had_saved_is_not_believed(
     threading.Timer(0.7, holder.close).start()
     assert resume(resumer, rig, limit_s=5)["g3"].result is Result.RESUMED
     assert guest.status() == "running"
+
+
+def test_a_libvirtd_that_serves_others_is_not_killed_when_our_own_calls_hang(
+    make_rig: MakeRig, light_host: Host, tmp_path: Path
+) -> None:
+    """Stands in for a guest whose QEMU hangs without being stopped: a socket that never answers
+    takes our calls, so no resume has an answer, while the monitor is rightly held."""
+    rig = make_rig("g3")
+    libvirtd = light_host.libvirtd()
+    with socket.socket(socket.AF_UNIX) as silent:
+        silent.bind(str(tmp_path / "silent"))
+        silent.listen(64)
+        lines = Lines(f"qemu:///session?socket={tmp_path}/silent")
+        resumer = Resumer(rig.ways, lines, Probe(rig.ways.uri))
+        rig.suspend()
+        back = resume(resumer, rig, limit_s=4)["g3"]
+        assert back.result is Result.HUNG
+    assert light_host.libvirtd() == libvirtd
+    rig.guests[0].resume()
+    resumer.probe.close()
+    lines.close()
