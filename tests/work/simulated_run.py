@@ -54,7 +54,8 @@ Moment = int | tuple[str, str]
 @dataclass(frozen=True, kw_only=True)
 class Script:
     """What goes wrong, and when. `trouble` of a verb: refused, hangs, breaks (after its effect),
-    slow (before it); `disk` when its intent is to be written: hangs, fails, slow."""
+    slow (before it); `disk` when its intent is to be written: hangs, fails, slow (seconds), late
+    (in the middle of the way back, if that has begun)."""
 
     trouble: dict[Verb, str] = field(default_factory=dict)
     disk: dict[Verb, str] = field(default_factory=dict)
@@ -123,6 +124,8 @@ class Life:
                 return MS, False
             case "slow":
                 return 4 * S, True
+            case "late":
+                return 3 * MS // 2, True
             case _:
                 return 0, True
 

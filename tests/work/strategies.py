@@ -47,7 +47,7 @@ TROUBLES = st.dictionaries(
 
 DISKS = st.dictionaries(
     st.sampled_from([Verb.PREPARE, Verb.LAUNCH, Verb.ARM, Verb.PAUSE, Verb.APPLY, Verb.VERIFY]),
-    st.sampled_from(["hangs", "fails", "slow"]),
+    st.sampled_from(["hangs", "fails", "slow", "late"]),
     max_size=1,
 )
 

@@ -67,11 +67,11 @@ BACK_AGAIN = {"a": GuestScript(owner_pauses_after=True), "b": GuestScript()}
 EXAMPLES = {
     "the disk holds the pause up, a signal comes, the disk answers": Scenario(
         guests=PLAIN,
-        script=Script(disk={Verb.PAUSE: "slow"}, events={("pause", "begun"): ("signal",)}),
+        script=Script(disk={Verb.PAUSE: "late"}, events={("pause", "begun"): ("signal",)}),
     ),
     "the disk holds the update up, a signal comes, the disk answers": Scenario(
         guests=PLAIN,
-        script=Script(disk={Verb.APPLY: "slow"}, events={("apply", "begun"): ("signal",)}),
+        script=Script(disk={Verb.APPLY: "late"}, events={("apply", "begun"): ("signal",)}),
     ),
     "the disk holds the update up past the deadline": Scenario(
         guests=PLAIN, script=Script(disk={Verb.APPLY: "hangs"}), terms={"budget_ns": 3 * S}
