@@ -229,6 +229,7 @@ def _warnings(progress: Progress) -> tuple[str, ...]:
         if heard.what == "warning":
             warnings.append(str(heard.value))
     warnings += [*_without_libvirt(progress, names), *_uncounted(progress)]
+    warnings += _clocks_unread(progress)
     if progress.update_began and Verb.APPLY in progress.state.open:
         pid = _update(progress).pid
         warnings.append(f"the command still lives (pid {pid}): the next run is refused beside it")
@@ -256,6 +257,19 @@ def _uncounted(progress: Progress) -> Iterator[str]:
     closed = progress.closed(Verb.CENSUS)
     if closed is not None and closed.outcome.result == "unread":
         yield f"guests that were started in mid-run are not listed: {closed.outcome.reason}"
+
+
+def _clocks_unread(progress: Progress) -> Iterator[str]:
+    """Of guests that were paused: an agent that was there and did not tell the time."""
+    for guest in progress.guests:
+        pause = progress.paused(guest.uuid)
+        if not guest.agent or pause is None or pause.result != "paused":
+            continue
+        for key in ("clocks-before", "clocks-after"):
+            reading = _reading(progress, key, guest.uuid)
+            if reading is not None and reading.result == "unread":
+                yield f"guest {guest.name}: its clock could not be read: {reading.reason}"
+                break
 
 
 def _figure(outcome: GuestOutcome | None, name: str) -> int | None:

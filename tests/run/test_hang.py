@@ -219,6 +219,7 @@ def test_silent_before_the_run(
     assert all_run(witnesses)
 
 
+@pytest.mark.campaign
 def test_silent_in_mid_pause(
     agent: Agent,
     light_host: LightHost,
@@ -264,6 +265,7 @@ def test_stopped_agent_delays_nobody(
     assert took_s < 1 + 2 + 2 + 2
     assert ended.guest("g1")["pause_guest_clock_s"] is None
     assert ended.guest("g1")["pause_s"] is not None
+    assert any("g1" in each and "does not answer" in each for each in ended.document["warnings"])
     assert ended.guest("g4")["pause_guest_clock_s"] is not None
     assert status.guest("g1")["agent"] == "stuck"
     assert status.guest("g4")["agent"] == "yes"
