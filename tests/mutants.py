@@ -61,7 +61,7 @@ MUTANTS = (
         file="rules/halt.py",
         old='        if closed.outcome.result == "failed":\n            reason',
         new='        if closed.outcome.result == "?":\n            reason',
-        test=ANY_SCENARIO,
+        test=EXAMPLES,
     ),
     Mutant(
         name="guests that are not ours are resumed",

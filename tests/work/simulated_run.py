@@ -53,9 +53,9 @@ Moment = int | tuple[str, str]
 
 @dataclass(frozen=True, kw_only=True)
 class Script:
-    """What goes wrong, and when. `trouble` of a verb: refused, hangs, breaks (after its effect),
-    slow (before it); `disk` when its intent is to be written: hangs, fails, slow (seconds), late
-    (in the middle of the way back, if that has begun)."""
+    """What goes wrong, and when. `trouble` of a verb: refused, hangs, breaks (after its effect, but
+    launch and arm before), slow (before it); `disk` when its intent is to be written: hangs,
+    fails, slow (seconds), late (in the middle of the way back, if that has begun)."""
 
     trouble: dict[Verb, str] = field(default_factory=dict)
     disk: dict[Verb, str] = field(default_factory=dict)
@@ -88,6 +88,7 @@ class Life:
         self.released = False
         self.halted = False
         self.put: Callable[[Outcome | Heard], None] = lambda row: None
+        self.on_death: Callable[[], None] = lambda: None
         self.verbs: dict[str, str] = {}
         self._told: list[tuple[str, str]] = []
 
@@ -108,6 +109,8 @@ class Life:
             case "refused":
                 self._turn(step)
                 self._later(finish_alive, step, "not-begun")
+            case "breaks" if step.verb in (Verb.LAUNCH, Verb.ARM):
+                self._later(finish_alive, step, "failed")
             case "breaks":
                 effect(step, broken)
             case "slow":
@@ -202,6 +205,8 @@ class Life:
             return
         if self.halted:
             world.faults.append("guests were suspended after the halt")
+        if world.guardian is None:
+            world.faults.append("guests were suspended without a guardian")
         world.begin_scripts()
         results: dict[str, GuestOutcome] = {}
         called_ns = world.now_ns
@@ -326,6 +331,7 @@ class Life:
     def dies(self) -> None:
         """Its threads stop, its gate closes, the guardian sees its end."""
         self.alive = False
+        self.on_death()
         self.command.waiting = False
         self.command.on_end = None
         if self.world.guardian is not None and self.world.guardian.alive:

@@ -14,6 +14,7 @@ from hostagent.rules.request import S
 from tests.work.scenario import Scenario, play
 from tests.work.simulated_run import Script
 from tests.work.strategies import SCENARIOS
+from tests.work.threaded import ThreadedLoop
 from tests.work.world import MS, GuestScript
 
 QUICK = settings(
@@ -157,3 +158,22 @@ EXAMPLES = {
 @pytest.mark.parametrize("name", EXAMPLES)
 def test_example(name: str) -> None:
     play(EXAMPLES[name])
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_example_under_the_real_runner(name: str) -> None:
+    by_hand, driven = play(EXAMPLES[name]), play(EXAMPLES[name], ThreadedLoop)
+    assert [done.result for done, _ in driven.ends] == [done.result for done, _ in by_hand.ends]
+
+
+@settings(QUICK, max_examples=40)
+@given(SCENARIOS)
+def test_any_scenario_under_the_real_runner(scenario: Scenario) -> None:
+    play(scenario, ThreadedLoop)
+
+
+@pytest.mark.campaign
+@settings(QUICK, max_examples=2_000)
+@given(SCENARIOS)
+def test_any_scenario_under_the_real_runner_at_length(scenario: Scenario) -> None:
+    play(scenario, ThreadedLoop)
