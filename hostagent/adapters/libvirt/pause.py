@@ -131,7 +131,8 @@ class LibvirtPauser:
         if guest.process is None:
             return GuestOutcome(result="failed", reason="its QEMU process is not known")
         ours = self._ours.get(guest.uuid)
-        if ours is None:
+        # The events of a guest that was started again are those of another process.
+        if ours is None or not _target(guest).state():
             return None
         since = [event.name for event in self._events.of(guest.uuid) if ours.is_after(event)]
         if "RESUME" in since and "STOP" in since[since.index("RESUME") :]:
