@@ -7,9 +7,7 @@ so that this list stays true.
 
 from dataclasses import dataclass
 
-ANY_SCENARIO = "tests/work/test_every_interruption.py::test_any_scenario"
 EXAMPLES = "tests/work/test_every_interruption.py::test_example"
-WALK = "tests/work/test_every_interruption.py::test_after_every_row"
 STORIES = "tests/rules/test_inplace_examples.py"
 RUNNER = "tests/work/test_runner.py"
 STEPS = "tests/work/test_pause_steps.py"
@@ -47,14 +45,14 @@ MUTANTS = (
         file="rules/halt.py",
         old="    _crashed,\n    _signalled,",
         new="    _signalled,",
-        test=WALK,
+        test=EXAMPLES,
     ),
     Mutant(
         name="a signal does not halt",
         file="rules/halt.py",
         old="    _crashed,\n    _signalled,",
         new="    _crashed,",
-        test=WALK,
+        test=EXAMPLES,
     ),
     Mutant(
         name="a step that broke down does not halt",
@@ -75,21 +73,21 @@ MUTANTS = (
         file="rules/progress.py",
         old='MAY_STAND_STILL = frozenset({"paused", "unsettled", "hung"})',
         new='MAY_STAND_STILL = frozenset({"paused", "hung"})',
-        test=ANY_SCENARIO,
+        test=EXAMPLES,
     ),
     Mutant(
         name="rollback while the command may live",
         file="rules/inplace.py",
         old="    if not applied or progress.crashes or _living(progress) is not None:\n",
         new="    if progress.crashes:\n",
-        test=ANY_SCENARIO,
+        test=EXAMPLES,
     ),
     Mutant(
         name="what the guardian brought back is not known",
         file="rules/progress.py",
         old='            if heard.what == "guardian-back":',
         new='            if heard.what == "?":',
-        test=ANY_SCENARIO,
+        test=EXAMPLES,
     ),
     Mutant(
         name="what the guardian saw while a suspend was outstanding counts",
@@ -103,14 +101,14 @@ MUTANTS = (
         file="rules/halt.py",
         old="    if deadline_ns is None or at_ns < deadline_ns:\n        return None\n",
         new="    if deadline_ns is None or at_ns >= 0:\n        return None\n",
-        test=ANY_SCENARIO,
+        test=EXAMPLES,
     ),
     Mutant(
         name="a command that ended past its deadline is done",
         file="rules/halt.py",
         old="    at_ns = now_ns if closed is None else _ended_ns(closed)\n",
         new="    at_ns = now_ns if closed is None else 0\n",
-        test=ANY_SCENARIO,
+        test=EXAMPLES,
     ),
     Mutant(
         name="the resume waits for the disk",
@@ -145,7 +143,7 @@ MUTANTS = (
         file="rules/halt.py",
         old="    _not_all,\n",
         new="",
-        test=ANY_SCENARIO,
+        test=EXAMPLES,
     ),
     Mutant(
         name="a hanging guardian is not noticed",
@@ -166,42 +164,42 @@ MUTANTS = (
         file="rules/inplace.py",
         old="        _bring_back(progress, now_ns)\n        or _tidy_up(progress)\n",
         new="        _tidy_up(progress)\n        or _bring_back(progress, now_ns)\n",
-        test=WALK,
+        test=EXAMPLES,
     ),
     Mutant(
         name="a new holder does not resume anew",
         file="rules/progress.py",
         old='        return f"{verb}@{self.crashes}" if self.crashes else str(verb)',
         new="        return str(verb)",
-        test=WALK,
+        test=EXAMPLES,
     ),
     Mutant(
         name="recovery does not write the crash down",
         file="work/recovery.py",
         old='    rows.append(Heard(what="crashed"))\n',
         new="",
-        test=WALK,
+        test=EXAMPLES,
     ),
     Mutant(
         name="hung guests are not left with the guardian",
         file="rules/inplace.py",
         old="verb=Verb.DISARM, guests=progress.to_resume, safe=True",
         new="verb=Verb.DISARM, guests=(), safe=True",
-        test=ANY_SCENARIO,
+        test=EXAMPLES,
     ),
     Mutant(
         name="a guest that hangs is reported as done",
         file="rules/verdict.py",
         old='    "unsettled": Ending.AMBIGUOUS,\n',
         new="",
-        test=ANY_SCENARIO,
+        test=EXAMPLES,
     ),
     Mutant(
         name="one that ran already counts as paused",
         file="rules/verdict.py",
         old='    if back.result == "running" and not _outlasted_the_command(progress, back):',
         new='    if back.result == "running" and back.reason:',
-        test=ANY_SCENARIO,
+        test=EXAMPLES,
     ),
     Mutant(
         name="a resume does not wait for an outstanding suspend",

@@ -9,14 +9,14 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from hostagent.core.journal import Entry, Heard, Intent, Outcome, Row, State, apply, fold
+from hostagent.core.journal import Heard, Intent, Outcome, Row, State, fold
 from hostagent.core.plan import Done, Ending, Plan, Verb
 from hostagent.rules.progress import Progress
 from hostagent.rules.report import report
 from hostagent.rules.request import S
 from hostagent.rules.verdict import SEVERITY
 from hostagent.work.recovery import finish, take_over
-from tests.rules.runs import a_plan, stamp
+from tests.rules.runs import a_plan
 from tests.rules.runs import guest as plain_guest
 from tests.work.simulated_run import Crashed, Life, Loop, Moment, Script, first_state
 from tests.work.world import GuestScript, SimCommand, SimGuest, SimJournal, World
@@ -150,16 +150,16 @@ def _moment(life: Life, row: Row) -> tuple[str, str]:
 
 
 def _owners_pause(played: Played) -> None:
-    """Owners pause guests of which it is on the disk that they were brought back."""
-    durable = played.journal.entries[: max(played.journal.durable, 0)]
-    if not durable:
-        return
-    state = fold(durable)
+    """Owners pause guests that are back for sure: it is on our disk, or on the guardian's."""
+    back: set[str] = set()
+    for entry in played.journal.entries[: played.journal.durable]:
+        if isinstance(entry.row, Outcome) and entry.row.key.startswith(("resume", "settle")):
+            back |= {u for u, found in entry.row.guests.items() if found.result == "resumed"}
     for row in played.world.guardian_rows:
-        state = apply(state, Entry(row=row, stamp=stamp(played.world.now_ns)))
-    if state.begun(Verb.PAUSE):
-        waiting = Progress(state).to_resume
-        played.world.owners_pause_after([u for u in played.world.guests if u not in waiting])
+        value: Any = row.value
+        if value["result"] == "resumed":
+            back.add(value["uuid"])
+    played.world.owners_pause_after(sorted(back))
 
 
 # what must be true

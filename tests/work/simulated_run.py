@@ -251,6 +251,7 @@ class Life:
             if self.halted:
                 world.faults.append("the command was released after the halt")
             self.released = True
+            self._check_all_stand_still()
             command.release(world)
 
         if late or not command.waiting or not self.fence.enter(release):
@@ -264,6 +265,15 @@ class Life:
             )
 
         command.on_end = ended
+
+    def _check_all_stand_still(self) -> None:
+        """All or nothing: the update begins now."""
+        if self.plan.args["allow_unpaused"]:
+            return
+        for guest in self.world.guests.values():
+            tried = not guest.gone and not guest.owner_was_first
+            if tried and (guest.script.refuses or guest.uuid in self.outstanding):
+                self.world.faults.append(f"the update began although {guest.uuid} was not paused")
 
     def _resume(self, step: Step, finish: Finish) -> None:
         self.fence.turn()

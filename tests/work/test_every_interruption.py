@@ -97,6 +97,9 @@ EXAMPLES = {
         guests={"a": GuestScript(owner_pauses_before=True), "b": GuestScript()},
         script=Script(events={("arm", "closed"): ("crash",)}),
     ),
+    "a guest that refuses to be paused": Scenario(
+        guests={"a": GuestScript(refuses=True), "b": GuestScript()}
+    ),
     "a pause that breaks down after its effect": Scenario(
         guests=PLAIN, script=Script(trouble={Verb.PAUSE: "breaks"})
     ),
