@@ -52,6 +52,7 @@ class HostCommand:
                 stderr=self._output,
                 pass_fds=(gate_read, errors_write),
                 start_new_session=True,
+                env=_callers_environment(),
             )
         except OSError as error:
             os.close(gate_write)
@@ -100,3 +101,16 @@ class HostCommand:
     def alive(self, command: CommandId) -> bool:
         """Whether this very process still lives."""
         return processes.alive(command)
+
+
+def _callers_environment() -> dict[bytes, bytes]:
+    """Ours without what Python itself has added to it: in the C locale it sets LC_CTYPE (PEP 538).
+    /proc/self/environ is as this process was started."""
+    environment = dict(os.environb)
+    try:
+        given = b"\0" + Path("/proc/self/environ").read_bytes()
+    except OSError:
+        return environment
+    if b"\0LC_CTYPE=" not in given:
+        environment.pop(b"LC_CTYPE", None)
+    return environment

@@ -14,6 +14,10 @@ import sys
 OURS = (signal.SIGPIPE, signal.SIGXFSZ, signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU)
 """Ignored by Python or by a run, not by the caller, whose other choices the command inherits."""
 
+with open("/proc/self/environ", "rb") as given:  # noqa: PTH123 - pathlib is slow to import
+    CALLERS_LC_CTYPE = b"\0LC_CTYPE=" in b"\0" + given.read()
+"""Python sets this variable itself in the C locale (PEP 538)."""
+
 
 def main() -> None:
     """Wait, then exec."""
@@ -25,6 +29,8 @@ def main() -> None:
     for number in OURS:
         signal.signal(number, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_SETMASK, set())
+    if not CALLERS_LC_CTYPE:
+        os.environ.pop("LC_CTYPE", None)
     try:
         os.execvp(argv[0], argv)  # noqa: S606 - no shell is the point
     except OSError as error:
