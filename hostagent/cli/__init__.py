@@ -5,6 +5,7 @@ next, and ends the process without waiting for threads: one of them may hang in 
 """
 
 import importlib
+import io
 import os
 import sys
 from contextlib import suppress
@@ -78,6 +79,8 @@ def cli(
 
 def main() -> NoReturn:
     """The console script. Exit statuses are in docs/architecture.md."""
+    _open_closed_streams()
+    _print_any_name()
     code = _run(sys.argv[1:])
     for stream in (sys.stdout, sys.stderr):
         try:
@@ -85,6 +88,25 @@ def main() -> NoReturn:
         except OSError:
             code = code or 1
     os._exit(code)
+
+
+def _open_closed_streams() -> None:
+    """A caller may have closed a standard stream. Its number would go to the next connection to
+    libvirt, and the command would inherit that as its output."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free: this one
+            os.set_inheritable(number, True)
+            setattr(sys, name, os.fdopen(number, "w" if number else "r"))
+
+
+def _print_any_name() -> None:
+    """Names of commands and files may hold bytes that are no text; they are shown escaped."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def _run(arguments: list[str]) -> int:
