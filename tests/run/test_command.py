@@ -127,7 +127,8 @@ def test_kill_after_ends_a_command_that_ignores_it_too(
     agent: Agent, witnesses: Witnesses, tmp_path: Path
 ) -> None:
     """SIGTERM half a second after the deadline, SIGKILL 5 s later, also to its children."""
-    lines = ("trap 'note term' TERM", "note began", "while :; do sleep 0.2; done")
+    child = "(trap '' TERM; sleep 60) &"
+    lines = ("trap 'note term' TERM", child, "while :; do sleep 0.2; done")
     update = script(tmp_path, "update", *lines)
     ended = agent.run("run", *ALONE, *BUDGET, "--kill-after", "500ms", "--", update)
     assert ended.code == 1, ended
@@ -156,6 +157,7 @@ def test_a_child_that_stays_keeps_nobody_waiting(
 
 LOOK_AROUND = """
 import json, os, subprocess, sys
+environment = open("/proc/self/environ", "rb").read().decode().split("\\0")
 words = ["grep", "SigIgn", "/proc/self/status"]
 ignored = subprocess.run(words, restore_signals=True, capture_output=True, text=True).stdout
 status = dict(l.split(":", 1) for l in open("/proc/self/status").read().splitlines())
@@ -163,7 +165,7 @@ fds = {fd: os.readlink(f"/proc/self/fd/{fd}") for fd in ("0", "1", "2")}
 open_fds = sorted(int(fd) for fd in os.listdir("/proc/self/fd"))
 print("stdin:", repr(sys.stdin.read()), file=sys.stderr)
 json.dump({
-    "fds": fds, "open": open_fds, "cwd": os.getcwd(), "env": dict(os.environ),
+    "fds": fds, "open": open_fds, "cwd": os.getcwd(), "env": sorted(environment),
     "session": os.getsid(0), "group": os.getpgid(0), "pid": os.getpid(),
     "blocked": status["SigBlk"].strip(),
     "ignored": ignored, "umask": status["Umask"].strip(), "arguments": sys.argv[1:],
@@ -176,6 +178,8 @@ def test_what_a_command_finds_around_it(agent: Agent, witnesses: Witnesses, tmp_
     of ours; and an input that has ended although the caller's has not."""
     here, there = tmp_path / "here", tmp_path / "there"
     here.mkdir()
+    for name in [name for name in agent.env if name.startswith(("LC_", "LANG"))]:
+        del agent.env[name]  # in this locale Python adds to its own environment
     agent.env["CALLER"] = "ümläut = and more"
     odd = "a b;$(c)\n"
     words = agent.command(
@@ -199,12 +203,27 @@ def test_what_a_command_finds_around_it(agent: Agent, witnesses: Witnesses, tmp_
     assert "stdin: ''" in ended.stderr
     assert seen["open"] in ([0, 1, 2], [0, 1, 2, 3])  # 3: its own look at the directory
     assert seen["cwd"] == str(here)
-    assert seen["env"] == agent.env
+    assert [pair for pair in seen["env"] if pair] == sorted(
+        f"{name}={value}" for name, value in agent.env.items()
+    )
     assert seen["session"] == seen["group"] == seen["pid"] == ended.document["update"]["pid"]
     assert seen["umask"] == "0027"
     assert seen["arguments"] == [str(there), odd, "--budget"]
     assert int(seen["blocked"], 16) == 0
     assert seen["ignored"] == ignored
+    _within_the_deadline(witnesses["g1"])
+
+
+def test_streams_that_the_caller_has_closed(
+    agent: Agent, witnesses: Witnesses, tmp_path: Path
+) -> None:
+    """Their numbers must not go to our connections: the command would write into libvirt's."""
+    there = tmp_path / "there"
+    shell = f"echo output; readlink /proc/self/fd/0 /proc/self/fd/1 /proc/self/fd/2 >{there}"
+    words = table_words(agent, "run", *ALONE, "--", "sh", "-c", shell)
+    process = start_words(agent, words, preexec_fn=lambda: os.closerange(0, 3))
+    assert process.wait(20) == 0
+    assert there.read_text().splitlines() == ["/dev/null", str(there), "/dev/null"]
     _within_the_deadline(witnesses["g1"])
 
 
@@ -254,7 +273,7 @@ def test_a_reader_that_stops_reading_stops_no_guest(
 
 
 def test_a_reader_that_has_gone(agent: Agent, witnesses: Witnesses) -> None:
-    words = table_words(agent, "run", *ALONE, "--", "sleep", "0.3")
+    words = table_words(agent, "run", *ALONE, "--", "sh", "-c", "sleep 0.3", "no text: \udcff")
     process = start_words(
         agent,
         words,

@@ -20,9 +20,11 @@ from tests.run.commands import (
     error_of,
     nobody_stopped,
     notes,
+    only_pause,
     run_words,
     script,
     table_words,
+    wait_noted,
 )
 from tests.run.tool import Agent, Ended
 
@@ -207,6 +209,21 @@ def test_a_dry_run_shows_the_plan_and_does_nothing(
     assert nobody_stopped(witnesses)
 
 
+def test_one_run_at_a_time_while_dry_runs_go_on(
+    agent: Agent, witnesses: Witnesses, tmp_path: Path
+) -> None:
+    update = script(tmp_path, "update", "note began", "sleep 1")
+    first = agent.start("run", "--", update)
+    wait_noted(update, "began")
+    elsewhere = Agent(agent.host, tmp_path / "other", agent.env)
+    for second in (agent, elsewhere):
+        refused(second.run("run", "--", "true"), "under way", f"pid {first.pid}")
+    assert agent.run("run", "--dry-run", "--ignore-running", "--", "true").code == 0
+    assert agent.wait(first).code == 0
+    for witness in witnesses.values():
+        assert only_pause(witness)
+
+
 def test_a_state_directory_that_takes_no_files_is_refused(
     agent: Agent, witnesses: Witnesses, tmp_path: Path
 ) -> None:
@@ -242,14 +259,15 @@ def test_a_full_disk_is_found_before_anything_is_paused(
 def test_tables_in_a_pipe_are_plain_and_quiet_is_quiet(
     agent: Agent, witnesses: Witnesses, tmp_path: Path
 ) -> None:
-    ended = run_words(agent, table_words(agent, "run", "--guest", "g1", "--", "echo", "said"))
+    words = ("run", "--guest", "g1", "--", "echo", "said", "\udcff")
+    ended = run_words(agent, table_words(agent, *words), errors="surrogateescape")
     assert ended.code == 0
     first, head, row, *rest = ended.stdout.splitlines()
-    assert first == "said"
+    assert first == "said \udcff"
     assert head.startswith("GUEST")
     assert row.startswith("g1")
     assert head.index("RESULT") == row.index("paused")
-    assert rest[-1].startswith("done: echo said")
+    assert rest[-1].startswith(r"done: echo said \udcff")
     assert "\x1b" not in ended.stdout + ended.stderr
     assert ended.stderr == ""
     words = table_words(agent, "-q", "run", "--guest", "nobody", "--", "true")
