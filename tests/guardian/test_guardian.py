@@ -19,6 +19,7 @@ import libvirt_qemu
 from guardian_rig import SECOND_NS, Rig, wait_status
 
 from hostagent.guardian.connect import CallTimeout, Line
+from hostagent.guardian.wire import encode
 from lab import Guest, Witness
 from lab.host import Host
 from lab.processes import wait_until
@@ -337,6 +338,23 @@ def test_it_takes_up_its_list_after_both_were_killed(make_rig: MakeRig, witness:
     )
     assert max(back_s(each, again_ns) for each in seen) < 1
     assert not rig.list_file.exists()
+
+
+def test_an_owner_that_went_before_ready_paused_nothing(make_rig: MakeRig) -> None:
+    """So a guest that is paused then is its owner's."""
+    rig = make_rig("g3")
+    rig.suspend()
+    done = subprocess.run(
+        [sys.executable, "-m", "hostagent.guardian", "--list", str(rig.list_file)],
+        input=encode(rig.arm()),
+        capture_output=True,
+        check=True,
+        timeout=10,
+    )
+    assert done.stdout == b""
+    assert rig.guests[0].status() == "paused"
+    assert not rig.list_file.exists()
+    rig.guests[0].resume()
 
 
 def test_its_death_is_told_and_a_new_one_takes_over(make_rig: MakeRig) -> None:

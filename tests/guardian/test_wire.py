@@ -200,6 +200,8 @@ def test_a_dead_guardian_does_not_kill_its_owner_by_sigpipe(
         for _ in range(3):
             watch.paused(["u"])
             assert not watch.disarm((), SECOND_NS // 20)
+        writers = [thread for thread in threading.enumerate() if thread.name == "wire"]
+        wait_until(lambda: not any(map(threading.Thread.is_alive, writers)), 5, "the writes")
     finally:
         signal.signal(signal.SIGPIPE, before)
 
