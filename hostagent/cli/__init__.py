@@ -70,9 +70,7 @@ class LazyGroup(click.Group):
 )
 @click.option("-q", "--quiet", is_flag=True, help="No progress, no hints: the result only.")
 @click.pass_context
-def cli(
-    ctx: click.Context, uri: str, state_dir: Path | None, output: str, quiet: bool
-) -> None:
+def cli(ctx: click.Context, uri: str, state_dir: Path | None, output: str, quiet: bool) -> None:
     """Planned maintenance of KVM/libvirt hosts that guests hardly notice."""
     ctx.obj = Globals(uri=uri, state_dir=state_dir, output=OutputFormat(output), quiet=quiet)
 
