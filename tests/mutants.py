@@ -127,7 +127,7 @@ MUTANTS = (
     Mutant(
         name="a disk that hangs is waited for without end",
         file="work/runner.py",
-        old="problems.get(timeout=SYNC_LIMIT_S)",
+        old="problems.get(timeout=self._sync_limit_s)",
         new="problems.get()",
         test=RUNNER,
     ),

@@ -168,7 +168,7 @@ class TestGate:
         bench.launch(_script(tmp_path, f"touch {mark}"))
         assert bench.cancel() == "cancelled"
         assert not bench.commands.port.alive(bench.commands.ids["apply"])
-        with pytest.raises(RefusedError):
+        with pytest.raises(RefusedError, match="was stopped"):
             bench.apply()
         assert not mark.exists()
 

@@ -190,16 +190,20 @@ class TestResume:
         assert bench.watch.told_let_go == {"uuid-a", "uuid-b"}
 
     def test_a_hung_guest_delays_no_other(self, bench: Bench) -> None:
-        bench.pauser.silent = {"uuid-b"}
-        bench.pauser.slow_to_resume = {"uuid-a": 0.6}
-        bench.pause("a", "b")
-        bench.pauser.returned("uuid-b")
-        bench.work.outstanding.add(["uuid-b", "uuid-c"])  # two whose suspend has not returned
+        """a is slow to resume, the suspend of b returns at once, that of c never."""
+        bench.pauser.silent = {"uuid-b", "uuid-c"}
+        bench.pauser.slow_to_resume = {"uuid-a": 0.5}
+        bench.pause("a", "b", "c")
         threading.Timer(0.05, lambda: bench.pauser.returned("uuid-b")).start()
-        threading.Thread(target=lambda: bench.do(Verb.RESUME, "a", "b", "c"), daemon=True).start()
+        limit = {"limit_ns": 30 * S}
+        threading.Thread(
+            target=lambda: bench.do(Verb.RESUME, "a", "b", "c", **limit), daemon=True
+        ).start()
         _until(lambda: "uuid-b" in bench.watch.told_let_go)
-        assert "uuid-a" not in bench.pauser.resumed
+        _until(lambda: "uuid-a" in bench.watch.told_let_go)
         assert "uuid-c" not in bench.watch.told_let_go
+        bench.pauser.returned("uuid-c")
+        _until(lambda: "uuid-c" in bench.watch.told_let_go)
 
     def test_after_a_crash_nothing_is_taken_for_granted(self, bench: Bench) -> None:
         assert bench.look(Verb.RESUME, "a").result == "unknown"
