@@ -4,7 +4,8 @@ Layer: guardian. It reads messages on its standard input and answers on its stan
 and ends by itself when nothing is left to do. Signals that end a process are ignored: whoever
 wants it to end disarms it. When FILE exists and nobody arms it, it is a restart (systemd's, after
 a SIGKILL): it takes up what the file lists. Its pipe has ended then (systemd does not keep it), so
-all are resumed. It ends with os._exit: threads that hang in libvirt keep nothing waiting.
+all are resumed, unless their owner lives: that one arms another guardian. It ends with os._exit:
+threads that hang in libvirt keep nothing waiting.
 """
 
 import argparse
@@ -23,7 +24,7 @@ from typing import Any
 from hostagent.guardian.connect import Lines, silence
 from hostagent.guardian.guard import Guard, Heard, PipeEnded
 from hostagent.guardian.probe import Probe
-from hostagent.guardian.process import boot_id, myself
+from hostagent.guardian.process import ProcessId, boot_id, myself
 from hostagent.guardian.resume import Resumer
 from hostagent.guardian.scribe import Scribe
 from hostagent.guardian.wire import (
@@ -162,12 +163,13 @@ class Guardian:
 
         Whoever holds the lock meanwhile (`recover`, the next run, which recovers first) works on
         the same list, so it is read again afterwards. One that waits for a hung guest alone had
-        no lock and needs none."""
+        no lock and needs none. A living owner has noticed, and arms another: its guests stand
+        still on purpose, so until it dies or the deadline is over this one only stands by."""
         while True:
             listed = self._read_list()
             if not listed or listed["waiting_for_hung"]:
                 return listed
-            if self._take_lock(listed["lock_path"]):
+            if not _in_good_hands(listed) and self._take_lock(listed["lock_path"]):
                 return self._read_list()
             time.sleep(LOCK_RETRY_S)
 
@@ -178,6 +180,15 @@ class Guardian:
             return listed if listed["boot_id"] == boot_id() else None
         except (OSError, ValueError, KeyError, TypeError):
             return None
+
+
+def _in_good_hands(listed: dict[str, Any]) -> bool:
+    """Whether the owner lives, as far as /proc shows it, and is within its time."""
+    return (
+        listed["owner_visible"]
+        and time.monotonic_ns() < listed["deadline_ns"]
+        and ProcessId(**listed["owner"]).alive()
+    )
 
 
 def _detach() -> None:

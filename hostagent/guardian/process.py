@@ -3,10 +3,11 @@
 Layer: guardian. Source: proc(5), /proc/PID/stat (field 3 state, field 22 start time in clock
 ticks since boot). A zombie counts as gone: it runs nothing, and a PID 1 that does not reap keeps
 it for ever. Reading /proc takes microseconds and waits for nothing. Errors: a process that can't
-be read is a normal answer (gone), never an exception.
+be read is a normal answer (gone), never an exception (but for `wait`).
 """
 
 import os
+import select
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,6 +31,21 @@ class ProcessId:
     def alive(self) -> bool:
         """Whether this very process still exists and is no zombie."""
         return self.state() != ""
+
+    def wait(self) -> None:
+        """Wait for its end, however long that takes (pidfd_open(2); a zombie has ended). Raises
+        OSError when that can't be done."""
+        try:
+            fd = os.pidfd_open(self.pid)
+        except ProcessLookupError:
+            return
+        try:
+            if self.alive():
+                ends = select.poll()
+                ends.register(fd, select.POLLIN)
+                ends.poll()
+        finally:
+            os.close(fd)
 
 
 def state_of(pid: int, start_ticks: int) -> str:

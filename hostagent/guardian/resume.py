@@ -21,16 +21,17 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from enum import StrEnum
 from queue import Empty, SimpleQueue
 
-import libvirt
-
 from hostagent.guardian import qmp
+from hostagent.guardian.by_libvirt import NotYet, through_libvirt
 from hostagent.guardian.connect import Lines, Ticket, Unreachable
-from hostagent.guardian.daemon import DaemonId, HungDaemon
+from hostagent.guardian.daemon import HungDaemon
 from hostagent.guardian.probe import Awake, Probe, ask_worker
-from hostagent.guardian.process import HALTED, STOPPED, state_of
+from hostagent.guardian.process import HALTED, STOPPED
+from hostagent.guardian.target import Back, Result, Target, Ways, plain
+
+__all__ = ["Back", "Result", "Resumer", "Target", "Ways"]
 
 TICK_S = 0.02
 AGAIN_NS = 100_000_000
@@ -42,66 +43,6 @@ LONG_CALL_NS = 200_000_000
 GREETING_NS = 200_000_000
 """A QEMU greets within milliseconds. Only after a few tries it is given the whole limit."""
 SHORT_TRIES = 3
-
-RUNS = (libvirt.VIR_DOMAIN_RUNNING, libvirt.VIR_DOMAIN_BLOCKED)
-PAUSED_REASONS = {
-    2: "migration", 3: "save", 4: "dump", 5: "an I/O error", 6: "a watchdog", 7: "a snapshot",
-    8: "shutting down", 9: "a snapshot", 10: "a crash", 11: "starting up", 12: "post-copy",
-    13: "a failed post-copy", 14: "an API error",
-}  # fmt: skip
-"""virDomainPausedReason of libvirt-domain.h, in words."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Target:
-    """A guest that may have to be resumed: exactly this process of it.
-
-    `pid` and `start_ticks` identify its QEMU (process.py), `monitor` is the path of libvirt's own
-    QMP socket."""
-
-    uuid: str
-    name: str
-    domain_id: int
-    pid: int
-    start_ticks: int
-    monitor: str
-
-    def state(self) -> str:
-        """The state letter of its QEMU process; empty when that is gone."""
-        return state_of(self.pid, self.start_ticks)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Ways:
-    """By which ways guests may be brought back. `qmp_refusal` says why QMP is not allowed."""
-
-    uri: str
-    qmp_allowed: bool
-    qmp_refusal: str
-    daemon: DaemonId | None
-
-
-class Result(StrEnum):
-    """What became of a guest."""
-
-    RESUMED = "resumed"
-    RUNNING = "running"
-    GONE = "gone"
-    NOT_OURS = "not-ours"
-    HUNG = "hung"
-    FAILED = "failed"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Back:
-    """What became of a guest; `called_ns` and `returned_ns` bound the resume that worked."""
-
-    uuid: str
-    result: Result
-    reason: str = ""
-    way: str = ""
-    called_ns: int = 0
-    returned_ns: int = 0
 
 
 @dataclass(slots=True, kw_only=True)
@@ -123,15 +64,7 @@ class _Try:
         return self.ticket is not None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _NotYet:
-    """libvirt answered, and the guest is not back. `busy`: its QEMU owes libvirt an answer."""
-
-    reason: str
-    busy: bool = False
-
-
-_Answer = Back | _NotYet | qmp.Outcome | Exception
+_Answer = Back | NotYet | qmp.Outcome | Exception
 
 
 class Resumer:
@@ -197,7 +130,7 @@ class _Round:
         for attempt in list(self._open.values()):
             state = attempt.target.state()
             if not state:
-                self._close(_back(attempt.target, Result.GONE, "its QEMU process has ended"))
+                self._close(plain(attempt.target, Result.GONE, "its QEMU process has ended"))
             elif state in STOPPED:
                 attempt.reason = "its QEMU process is stopped"
             elif not attempt.asked and now_ns >= attempt.ask_at_ns and self._worth_asking():
@@ -213,7 +146,7 @@ class _Round:
         attempt.asked_ns = time.monotonic_ns()
         attempt.ticket = self._resumer.lines.submit(
             target.uuid,
-            lambda domain: _through_libvirt(domain, target),
+            lambda domain: through_libvirt(domain, target),
             lambda answer: put((target.uuid, answer)),
         )
         if self._silence is None:
@@ -243,7 +176,7 @@ class _Round:
             self._silence = Awake()
         if isinstance(answer, Back):
             self._close(answer)
-        elif isinstance(answer, _NotYet):
+        elif isinstance(answer, NotYet):
             attempt.reason = answer.reason
             attempt.busy = answer.busy
         elif isinstance(answer, Unreachable):
@@ -303,9 +236,9 @@ class _Round:
                 )
             )
         elif outcome.word is qmp.Word.RUNNING:
-            self._close(_back(target, Result.RUNNING, "", "qmp"))
+            self._close(plain(target, Result.RUNNING, "", "qmp"))
         elif outcome.word is qmp.Word.OTHER_STATUS:
-            self._close(_back(target, Result.NOT_OURS, outcome.reason, "qmp"))
+            self._close(plain(target, Result.NOT_OURS, outcome.reason, "qmp"))
         elif outcome.word is qmp.Word.NO_GREETING:
             self._held_monitor(attempt)
 
@@ -329,87 +262,18 @@ class _Round:
     def _given_up(self, attempt: _Try) -> Back:
         state = attempt.target.state()
         if state in HALTED:
-            return _back(attempt.target, Result.HUNG, f"its QEMU process is stopped ({state})")
+            return plain(attempt.target, Result.HUNG, f"its QEMU process is stopped ({state})")
         if not self._resumer.probe.usable():
             refusal = self._resumer.ways.qmp_refusal
             reason = f"libvirt does not answer; {refusal or attempt.reason}"
-            return _back(attempt.target, Result.FAILED, reason)
+            return plain(attempt.target, Result.FAILED, reason)
         silent_ns = time.monotonic_ns() - attempt.asked_ns if attempt.asked else 0
         if attempt.busy or silent_ns > LONG_CALL_NS:
-            return _back(attempt.target, Result.HUNG, "its QEMU does not answer")
-        return _back(attempt.target, Result.FAILED, attempt.reason or "no answer in time")
+            return plain(attempt.target, Result.HUNG, "its QEMU does not answer")
+        return plain(attempt.target, Result.FAILED, attempt.reason or "no answer in time")
 
     def _close(self, back: Back) -> None:
         attempt = self._open.pop(back.uuid)
         if attempt.ticket is not None:
             attempt.ticket.cancel()
         self._on_back(back)
-
-
-def _through_libvirt(domain: libvirt.virDomain, target: Target) -> Back | _NotYet:
-    """In a worker's thread: look, resume, look again."""
-    state, reason = domain.state()
-    if state in RUNS:
-        # A libvirtd that has just started tells the state it had saved until it has spoken to
-        # QEMU; it holds a job in the guest until then.
-        if domain.controlInfo()[0] != libvirt.VIR_DOMAIN_CONTROL_OK:
-            return _NotYet(reason="libvirt waits for its QEMU", busy=True)
-        state, reason = domain.state()
-    early = _judge(domain, target, state, reason)
-    if early is not None:
-        return early
-    if not target.state():
-        return _back(target, Result.GONE, "its QEMU process has ended")
-    called_ns = time.monotonic_ns()
-    try:
-        domain.resume()
-    except libvirt.libvirtError as error:
-        # Somebody else was faster. Whatever it says, the state read below decides.
-        if error.get_error_code() != libvirt.VIR_ERR_OPERATION_INVALID:
-            raise
-        called_ns = 0
-    returned_ns = time.monotonic_ns()
-    state, reason = domain.state()
-    if state not in RUNS:
-        late = _judge(domain, target, state, reason)
-        return late or _NotYet(reason="it is paused although the resume returned")
-    if not called_ns:
-        return _back(target, Result.RUNNING, "", "libvirt")
-    return Back(
-        uuid=target.uuid,
-        result=Result.RESUMED,
-        way="libvirt",
-        called_ns=called_ns,
-        returned_ns=returned_ns,
-    )
-
-
-def _judge(
-    domain: libvirt.virDomain, target: Target, state: int, reason: int
-) -> Back | _NotYet | None:
-    """What a state says; None when the guest is paused, by user, in the process we know.
-
-    The id stands for one QEMU process as long as the connection lives: it is compared with the
-    one looked up on this connection, and the process itself is checked in /proc."""
-    if domain.ID() != target.domain_id:
-        fresh = domain.connect().lookupByUUIDString(target.uuid)
-        if fresh.ID() != target.domain_id:
-            return _NotYet(reason="libvirt knows it under another id, while its process lives")
-    if state in RUNS:
-        return _back(target, Result.RUNNING, "", "libvirt")
-    if state == libvirt.VIR_DOMAIN_CRASHED:
-        return _back(target, Result.GONE, "it crashed")
-    if state in (libvirt.VIR_DOMAIN_SHUTDOWN, libvirt.VIR_DOMAIN_SHUTOFF):
-        return _NotYet(reason="it is shutting down")
-    if state == libvirt.VIR_DOMAIN_PMSUSPENDED:
-        return _back(target, Result.NOT_OURS, "it sleeps")
-    if state == libvirt.VIR_DOMAIN_PAUSED and reason != libvirt.VIR_DOMAIN_PAUSED_USER:
-        words = PAUSED_REASONS.get(reason, "an unknown reason")
-        return _back(target, Result.NOT_OURS, f"it is paused for {words}")
-    if state != libvirt.VIR_DOMAIN_PAUSED:
-        return _NotYet(reason="libvirt does not know its state")
-    return None
-
-
-def _back(target: Target, result: Result, reason: str, way: str = "") -> Back:
-    return Back(uuid=target.uuid, result=result, reason=reason, way=way)

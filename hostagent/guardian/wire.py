@@ -16,6 +16,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from queue import Empty, SimpleQueue
 from typing import Any
@@ -27,6 +28,8 @@ from hostagent.guardian.resume import Target, Ways
 
 MAX_LINE = 8 * 1024 * 1024
 """An arm for 20,000 guests is about this long; more is no message."""
+LAST_WORDS_S = 0.2
+"""How long after a guardian's end what it said last may take to be read."""
 
 
 class WireError(ValueError):
@@ -206,6 +209,8 @@ class _End:
         self.heard: SimpleQueue[Message | None] = SimpleQueue()
         self.guardian: ProcessId | None = None
         self.ended = False
+        self._once = threading.Lock()
+        self._read_all = threading.Event()
         writer = (os.dup(process.stdin.fileno()), self._out)
         process.stdin.close()
         threading.Thread(target=write_messages, args=writer, name="wire", daemon=True).start()
@@ -222,11 +227,27 @@ class _End:
         for message in read_messages(self._process.stdout.fileno()):
             if isinstance(message, Ready):
                 self.guardian = message.guardian
+                follow = threading.Thread(target=self._follow, args=(message.guardian,))
+                follow.daemon = True
+                follow.start()
             self.heard.put(message)
-        self.ended = True
-        self.heard.put(None)
-        self._on_end(self)
+        self._read_all.set()
+        self._over()
         self._process.wait()
+
+    def _follow(self, guardian: ProcessId) -> None:
+        """The end of its process is its end: systemd-run holds the pipe open until its unit, which
+        is started again, has ended for good."""
+        with suppress(OSError):
+            guardian.wait()
+            self._read_all.wait(LAST_WORDS_S)
+            self._over()
+
+    def _over(self) -> None:
+        if self._once.acquire(blocking=False):
+            self.ended = True
+            self.heard.put(None)
+            self._on_end(self)
 
 
 class Watch:
