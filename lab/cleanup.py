@@ -20,6 +20,7 @@ from lab.processes import (
     myself,
     wait_until,
 )
+from lab.runtime import remove_runtime_directory
 from lab.state import LabDirectory, LabState
 from lab.tools import run
 
@@ -91,6 +92,7 @@ def _remove_files(directory: LabDirectory, state: LabState) -> None:
         inside = [path for path in mounted if path == str(home) or path.startswith(f"{home}/")]
         if inside:
             raise LabError(f"{inside[0]} is still mounted; not removing anything below it")
+        remove_runtime_directory(home / "r")
         run("rm", "-rf", "--one-file-system", home)
     for entry in directory.path.iterdir():
         if entry.name not in ("lock", "state.json"):

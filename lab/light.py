@@ -18,6 +18,7 @@ from lab.errors import CannotRun, LabError
 from lab.host import Host
 from lab.images import Images
 from lab.processes import ProcessId, all_processes, command_line, lives_in, read_pid_file
+from lab.runtime import make_runtime_directory
 from lab.state import HostRecord, LabDirectory
 from lab.tools import SYSTEM_PATH
 from lab.users import as_ordinary_user, ordinary_user
@@ -88,16 +89,18 @@ class LightHost(Host):
     def prepare(self, images: Images) -> None:
         if not LIBVIRTD.exists():
             raise CannotRun(f"{LIBVIRTD} is missing: install libvirt-daemon")
-        parts = (self._runtime, self._config, self._capabilities, self.directory / "d")
-        for part in (self.directory, *parts, self.guest_directory, self.libvirtd_binary.parent):
+        self.directory.mkdir(parents=True, exist_ok=True)
+        make_runtime_directory(self._runtime)
+        parts = (self._config, self._capabilities, self.directory / "d")
+        for part in (*parts, self.guest_directory, self.libvirtd_binary.parent):
             part.mkdir(parents=True, exist_ok=True)
         settings = LIBVIRTD_CONF.format(uuid=self.uuid, directory=self.directory)
         (self._config / "libvirtd.conf").write_text(settings)
         (self._config / "qemu.conf").write_text(QEMU_CONF)
         self.replace_libvirtd_binary()
         self.make_disks(images)
-        self._give_to_ordinary_user()
         give(self.libvirtd_binary, self._capabilities)
+        self._give_to_ordinary_user()
 
     def finish(self) -> None:
         keep(self._capabilities)
@@ -105,8 +108,9 @@ class LightHost(Host):
     def _give_to_ordinary_user(self) -> None:
         uid, gid = ordinary_user()
         self._runtime.chmod(0o700)
+        os.chown(self._runtime, uid, gid)
         for path in (self.directory, *self.directory.rglob("*")):
-            os.chown(path, uid, gid)
+            os.chown(path, uid, gid, follow_symlinks=False)
 
     def replace_libvirtd_binary(self) -> None:
         """Put a fresh copy of the daemon in place of the host's own, as a package update does.
