@@ -26,7 +26,7 @@ from hostagent.adapters.libvirt.guests import LibvirtGuests
 from hostagent.adapters.libvirt.pause import LibvirtPauser
 from hostagent.adapters.run_files import RunFiles
 from hostagent.core.errors import LibvirtUnreachableError, RefusedError
-from hostagent.core.journal import JournalError, Planned, State, start
+from hostagent.core.journal import Heard, JournalError, Planned, State, start
 from hostagent.core.model import Facts
 from hostagent.core.plan import Plan, Verb
 from hostagent.core.ports import Journal, Watch
@@ -192,20 +192,22 @@ class Site:
         say: Say,
     ) -> RunReport:
         watch = GuardianWatch(files, lock.guardian_path, inbox.put)
-        steps = _steps(state.plan, watch, HostCommand(output))
+        steps = _steps(state.plan, watch, HostCommand(output), inbox.put)
         done = _finish(files, journal, state, steps, say, inbox)
         if _is_over(done):
             lock.name(None)
         return done
 
 
-def _steps(plan: Plan, watch: Watch, command: HostCommand) -> Steps:
-    """The workers of one run."""
+def _steps(
+    plan: Plan, watch: Watch, command: HostCommand, tell: Callable[[Heard], None] | None = None
+) -> Steps:
+    """The workers of one run. `tell` is not needed to finish one: recovery begins no command."""
     fence = Fence()
     pausing = PauseWork(LibvirtPauser(plan.host), watch, plan.guests, fence)
     commands = Commands(command, fence)
     guests = LibvirtGuests(plan.host.uri)
-    running = RunCommand(commands)
+    running = RunCommand(commands, tell)
     return {
         Verb.PREPARE: running,
         Verb.AWAIT_JOBS: AwaitJobs(guests),

@@ -79,22 +79,29 @@ def _is_unfinished(path: Path) -> bool:
 
 
 def living_commands(state_dir: Path) -> Iterator[tuple[CommandId, str]]:
-    """Update commands of earlier runs that still live, with their command lines."""
+    """Commands of earlier runs that still live, with their command lines."""
     for files in all_runs(state_dir):
         try:
             state = files.state()
         except (OSError, JournalError):
             continue
-        launched = state.done.get(Verb.LAUNCH)
-        if launched is None or state.boot_id != boot_id():
+        if state.boot_id != boot_id():
             continue
-        figures = launched.outcome.figures
+        for command in _commands(state):
+            if processes.alive(command):
+                yield command, processes.command_line(command.pid)
+
+
+def _commands(state: State) -> Iterator[CommandId]:
+    """The processes of a run's commands: of its update by the launch, of the others as heard."""
+    launched = state.done.get(Verb.LAUNCH)
+    told: list[Any] = [heard.value for heard in state.heard if heard.what == "command"]
+    if launched is not None:
+        told.append(launched.outcome.figures)
+    for figures in told:
         pid, ticks = figures.get("pid"), figures.get("start_ticks")
-        if not isinstance(pid, int) or not isinstance(ticks, int):
-            continue
-        command = CommandId(pid=pid, start_ticks=ticks)
-        if processes.alive(command):
-            yield command, processes.command_line(pid)
+        if isinstance(pid, int) and isinstance(ticks, int):
+            yield CommandId(pid=pid, start_ticks=ticks)
 
 
 def guardian_rows(files: RunFiles) -> list[Heard]:

@@ -6,6 +6,7 @@ why. Field names are the JSON's own, seconds as floats, so that cli/render only 
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from hostagent.core.journal import Closed, GuestOutcome, State
 from hostagent.core.plan import Done, Json, PlannedGuest, Verb
@@ -230,9 +231,8 @@ def _warnings(progress: Progress) -> tuple[str, ...]:
             warnings.append(str(heard.value))
     warnings += [*_without_libvirt(progress, names), *_uncounted(progress)]
     warnings += _clocks_unread(progress)
-    if progress.update_began and Verb.APPLY in progress.state.open:
-        pid = _update(progress).pid
-        warnings.append(f"the command still lives (pid {pid}): the next run is refused beside it")
+    for name, pid in _living(progress):
+        warnings.append(f"{name} still lives (pid {pid}): the next run is refused beside it")
     if progress.guardians_died:
         warnings.append(f"{progress.guardians_died} guardians died and were replaced")
     return tuple(warnings)
@@ -270,6 +270,17 @@ def _clocks_unread(progress: Progress) -> Iterator[str]:
             if reading is not None and reading.result == "unread":
                 yield f"guest {guest.name}: its clock could not be read: {reading.reason}"
                 break
+
+
+def _living(progress: Progress) -> Iterator[tuple[str, int]]:
+    """Commands that have not ended, for whom nobody waits any more."""
+    update = _update(progress).pid
+    if update is not None and progress.update_began and Verb.APPLY in progress.state.open:
+        yield "the command", update
+    for heard in progress.state.heard:
+        value: Any = heard.value
+        if heard.what == "command" and value["verb"] in progress.state.open:
+            yield f"the {value['verb']} command", value["pid"]
 
 
 def _figure(outcome: GuestOutcome | None, name: str) -> int | None:

@@ -127,6 +127,29 @@ def test_a_command_that_ignores_signals_outlives_the_run_and_bars_the_next(
     assert agent.run("run", "--guest", "g1", "--", "true").code == 0
 
 
+def test_a_prepare_that_outlives_its_run_bars_the_next(
+    agent: Agent, witnesses: Witnesses, tmp_path: Path
+) -> None:
+    prepare = script(tmp_path, "prepare", "note began", "exec sleep 60")
+    process = agent.start("run", "--prepare", prepare, "--", "true")
+    wait_noted(prepare, "began")
+    wait_for(lambda: _heard_commands(agent) != [], 5, "the row with the process of prepare")
+    (pid,) = _heard_commands(agent)
+    try:
+        process.kill()
+        process.wait()
+        assert str(pid) in error_of(agent.run("run", "--", "true"))["message"]
+    finally:
+        os.killpg(pid, signal.SIGKILL)
+    assert nobody_stopped(witnesses)
+    assert agent.run("run", "--guest", "g1", "--", "true").code == 0
+
+
+def _heard_commands(agent: Agent) -> list[int]:
+    heard = [row["is"] for row in agent.rows() if row["row"] == "heard"]
+    return [row["value"]["pid"] for row in heard if row["what"] == "command"]
+
+
 def test_what_the_caller_ignores_is_ignored(
     agent: Agent, witnesses: Witnesses, tmp_path: Path
 ) -> None:

@@ -7,9 +7,10 @@ released by apply; the others are launched and released in one go.
 
 import signal
 import time
+from collections.abc import Callable
 
 from hostagent.core.errors import RefusedError
-from hostagent.core.journal import Outcome
+from hostagent.core.journal import Heard, Outcome
 from hostagent.core.plan import Json, Step, Verb
 from hostagent.core.ports import Command, CommandId
 from hostagent.work.fence import Fence
@@ -93,13 +94,18 @@ class Apply:
 
 
 class RunCommand:
-    """Prepare, verify and rollback: guests run, nothing waits for them."""
+    """Prepare, verify and rollback: guests run, nothing waits for them. Which process it is, is
+    told: it may outlive the run, and the next one must not begin beside it."""
 
-    def __init__(self, commands: Commands) -> None:
+    def __init__(self, commands: Commands, tell: Callable[[Heard], None] | None = None) -> None:
         self._commands = commands
+        self._tell = tell
 
     def do(self, step: Step) -> Outcome:
-        self._commands.launch(step.verb, step)
+        command = self._commands.launch(step.verb, step)
+        if self._tell is not None:
+            process: dict[str, Json] = {"pid": command.pid, "start_ticks": command.start_ticks}
+            self._tell(Heard(what="command", value={"verb": str(step.verb), **process}))
         released_ns = time.monotonic_ns()
         self._commands.port.release(step.verb)
         return self._commands.wait(step.verb, step.key, released_ns)
