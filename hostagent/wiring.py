@@ -18,9 +18,10 @@ from pathlib import Path
 from hostagent.adapters import run_files
 from hostagent.adapters.guardian import GuardianWatch, NoGuardian
 from hostagent.adapters.host.command import HostCommand
-from hostagent.adapters.host.locks import Holder, RunLock
+from hostagent.adapters.host.locks import Holder, RunLock, holders
 from hostagent.adapters.host.signals import put_off, told_to
 from hostagent.adapters.journal_file import JournalFile, MemoryJournal
+from hostagent.adapters.libvirt import uri
 from hostagent.adapters.libvirt.agent import LibvirtAgent
 from hostagent.adapters.libvirt.guests import LibvirtGuests
 from hostagent.adapters.libvirt.pause import LibvirtPauser
@@ -99,14 +100,14 @@ class Site:
     def recover(self, *, say: Say) -> list[RunReport]:
         """Finish every run that was left unfinished. Raises RefusedError while one is under way."""
         reports = []
-        for host_uuid in dict.fromkeys(state.plan.host.uuid for _, state in self._left()):
+        for host_uuid in dict.fromkeys(state.plan.host.uuid for _, state in self._all_left()):
             with self._locked(host_uuid) as lock, put_off():
                 reports += self._bring_back(lock, say)
         return reports
 
     def unfinished(self) -> list[Unfinished]:
         """What runs left unfinished; nothing is done about it."""
-        return [_unfinished(files, state) for files, state in self._left()]
+        return [_unfinished(files, state) for files, state in self._all_left()]
 
     def _facts(self) -> Facts:
         facts = LibvirtGuests(self._uri).facts()
@@ -136,8 +137,19 @@ class Site:
         finally:
             lock.release()
 
-    def _left(self, state_dir: Path | None = None) -> Iterator[tuple[RunFiles, State]]:
-        for files in run_files.unfinished_runs(state_dir or self._state_dir):
+    def _all_left(self) -> Iterator[tuple[RunFiles, State]]:
+        """Unfinished runs of this state directory, and of those that a lock's text names: the run
+        that died with it may have been given another. Asks libvirt nothing: it may be dead."""
+        yield from self._left(self._state_dir)
+        for host_uuid, holder in holders():
+            if Path(holder.state_dir) != self._state_dir:
+                for files, state in self._left(Path(holder.state_dir)):
+                    host = state.plan.host
+                    if host.uuid == host_uuid and uri.may_be_same(self._uri, host.uri):
+                        yield files, state
+
+    def _left(self, state_dir: Path) -> Iterator[tuple[RunFiles, State]]:
+        for files in run_files.unfinished_runs(state_dir):
             with contextlib.suppress(OSError, JournalError):
                 yield files, files.state()
 

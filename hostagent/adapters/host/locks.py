@@ -11,6 +11,7 @@ import fcntl
 import json
 import os
 import stat
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -67,6 +68,19 @@ class RunLock:
             return not _try_lock(file)
         finally:
             os.close(file)
+
+
+def holders() -> Iterator[tuple[str, Holder]]:
+    """What the locks of all hosts say: host UUID, and the run that has it or died with it."""
+    for path in _directory().glob("hostagent-*.lock"):
+        try:
+            file = _open(path)
+        except RefusedError:  # another user's
+            continue
+        holder = _read(file)
+        os.close(file)
+        if holder is not None:
+            yield path.stem.removeprefix("hostagent-"), holder
 
 
 def _directory() -> Path:

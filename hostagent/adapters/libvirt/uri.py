@@ -60,6 +60,13 @@ def socket_of(uri: str, environ: Mapping[str, str] | None = None) -> Path:
     return legacy
 
 
+def may_be_same(given: str, real: str) -> bool:
+    """Whether a URI as given means the libvirt whose own URI this is. One that is not known, or an
+    alias, may."""
+    known = wanted(given)
+    return not urlsplit(known).scheme or socket_of(known) == socket_of(real)
+
+
 def user_sockets(environ: Mapping[str, str]) -> Path:
     """Where the sockets of a user's own libvirt are (virGetUserRuntimeDirectory)."""
     runtime = environ.get("XDG_RUNTIME_DIR")
