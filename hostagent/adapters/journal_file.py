@@ -40,7 +40,7 @@ class JournalFile:
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         _look_for_room(path.parent)
-        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+        flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
         self._file = os.open(path, flags, 0o600)
         _sync_directory(path.parent)
         self.path = path
@@ -49,6 +49,7 @@ class JournalFile:
         self._appended = 0
         self._written = 0
         self._error: OSError | None = None
+        self._torn = _is_torn(self._file)
         threading.Thread(target=self._write_for_ever, name="journal", daemon=True).start()
 
     def append(self, row: Row) -> Entry:
@@ -83,11 +84,15 @@ class JournalFile:
                 self._changed.notify_all()
 
     def _write(self, data: bytes) -> OSError | None:
+        if self._torn:  # a line of its own, or it would be lost with the torn one
+            data = b"\n" + data
+        self._torn = True
         try:
             written = os.write(self._file, data)
             if written < len(data):
                 # A full disk takes a part: the rest says so as an error of its own.
                 os.write(self._file, data[written:])
+            self._torn = False
             os.fdatasync(self._file)
         except OSError as error:
             return error
@@ -132,6 +137,12 @@ def _look_for_room(directory: Path) -> None:
         os.posix_fallocate(file, 0, ROOM_BYTES)
     finally:
         os.close(file)
+
+
+def _is_torn(file: int) -> bool:
+    """Whether the last line has no end: whoever wrote it died, or its disk was full."""
+    size = os.fstat(file).st_size
+    return size > 0 and os.pread(file, 1, size - 1) != b"\n"
 
 
 def _sync_directory(directory: Path) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 
 from hostagent.adapters.host import processes
 from hostagent.adapters.journal_file import boot_id, read_journal
-from hostagent.core.journal import Heard, JournalError, State, fold
+from hostagent.core.journal import Heard, JournalError, State, salvage
 from hostagent.core.plan import Verb
 from hostagent.core.ports import CommandId
 
@@ -52,8 +52,8 @@ class RunFiles:
         return self.state_dir / "runs" / f"{self.run}.guardian.json"
 
     def state(self) -> State:
-        """The fold of the journal. Raises OSError, JournalError."""
-        return fold(read_journal(self.journal))
+        """The fold of the journal, as far as its lines are whole. Raises OSError, JournalError."""
+        return salvage(read_journal(self.journal))
 
 
 def all_runs(state_dir: Path) -> list[RunFiles]:

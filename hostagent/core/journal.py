@@ -8,6 +8,7 @@ Deliberately absent: files (adapters/journal_file) and meaning (rules).
 """
 
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
 from hostagent.core.plan import Ending, Json, Plan, Step
@@ -113,7 +114,8 @@ class HeardAt:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class State:
-    """All that is known of one run. Built only by `fold` and `apply`."""
+    """All that is known of one run. Built only by `fold` and `apply`. `rebooted`: rows were added
+    in a later boot than the plan's, so no process that the run knew is left."""
 
     plan: Plan
     boot_id: str
@@ -121,6 +123,7 @@ class State:
     done: Mapping[str, Closed] = field(default_factory=dict)
     heard: tuple[HeardAt, ...] = ()
     ended: Ended | None = None
+    rebooted: bool = False
 
     def hears(self, what: str) -> bool:
         """Whether something of this kind was heard."""
@@ -150,6 +153,8 @@ def start(entry: Entry) -> State:
 def apply(state: State, entry: Entry) -> State:
     """The state after one more row. An outcome is taken once; a later one changes nothing."""
     row, at_ns = entry.row, entry.stamp.monotonic_ns
+    if entry.stamp.boot_id != state.boot_id:
+        state = replace(state, rebooted=True)
     match row:
         case Planned():
             raise JournalError("a run's journal holds one plan")
@@ -187,4 +192,18 @@ def fold(entries: Iterable[Entry]) -> State:
     state = start(first)
     for entry in rows:
         state = apply(state, entry)
+    return state
+
+
+def salvage(entries: Iterable[Entry]) -> State:
+    """The state that a damaged file still tells: rows that don't fit, since the line of their
+    intent is torn, are passed over. Raises JournalError where even the plan is missing."""
+    rows = iter(entries)
+    first = next(rows, None)
+    if first is None:
+        raise JournalError("an empty journal")
+    state = start(first)
+    for entry in rows:
+        with suppress(JournalError):
+            state = apply(state, entry)
     return state
