@@ -140,7 +140,7 @@ class Progress:
         )
 
     def _may_stand_still(self, uuid: str) -> bool:
-        if not self.state.begun(Verb.PAUSE):
+        if not self.state.begun(Verb.PAUSE) or self.state.rebooted:
             return False
         back = self.back(uuid)
         if back is not None and back.result in BROUGHT_BACK:

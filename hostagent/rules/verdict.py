@@ -50,15 +50,12 @@ def verdict(progress: Progress, halt: Halt | None) -> Done:
 
 def guest_result(progress: Progress, guest: PlannedGuest) -> GuestResult:
     """What became of one guest of the plan."""
-    if guest.skip and guest.runs:
-        return GuestResult(result="unpaused", reason=guest.skip)
-    if guest.skip:
-        return GuestResult(result="skipped", reason=guest.skip)
-    dropped = progress.dropped(guest.uuid)
-    if dropped is not None:
-        result = "unpaused" if dropped.result == "busy" else "skipped"
-        return GuestResult(result=result, reason=dropped.reason)
+    left_out = _left_out(progress, guest)
+    if left_out is not None:
+        return left_out
     pause, back = progress.paused(guest.uuid), progress.back(guest.uuid)
+    if progress.state.rebooted and progress.state.begun(Verb.PAUSE) and back is None:
+        return GuestResult(result="gone", reason="the host was started anew in mid-run")
     if guest.uuid in progress.to_resume:
         if back is not None and back.result == "failed":
             return GuestResult(result="resume-failed", reason=back.reason)
@@ -73,6 +70,19 @@ def guest_result(progress: Progress, guest: PlannedGuest) -> GuestResult:
     if back is not None and back.result == "resumed":  # after a crash: seen when it ran again
         return GuestResult(result="paused", reason=back.reason)
     return GuestResult(result="unpaused", reason=pause.reason if pause else "")
+
+
+def _left_out(progress: Progress, guest: PlannedGuest) -> GuestResult | None:
+    """The result of a guest that was not to be paused, by the plan or by a later look."""
+    if guest.skip and guest.runs:
+        return GuestResult(result="unpaused", reason=guest.skip)
+    if guest.skip:
+        return GuestResult(result="skipped", reason=guest.skip)
+    dropped = progress.dropped(guest.uuid)
+    if dropped is None:
+        return None
+    result = "unpaused" if dropped.result == "busy" else "skipped"
+    return GuestResult(result=result, reason=dropped.reason)
 
 
 _NOT_OURS_ANY_MORE = {"gone": "gone", "not-ours": "left-paused"}
