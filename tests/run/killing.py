@@ -44,8 +44,16 @@ class Update:
 
     def tell(self) -> None:
         """Let the command end; it must have begun."""
-        with self.gate.open("w") as gate:
-            gate.write("\n")
+        wait_for(self._told, 5, "the command to listen")
+
+    def _told(self) -> bool:
+        try:
+            gate = os.open(self.gate, os.O_WRONLY | os.O_NONBLOCK)
+        except OSError:  # nobody reads yet
+            return False
+        os.write(gate, b"\n")
+        os.close(gate)
+        return True
 
     def began(self) -> int:
         """How often it began."""
