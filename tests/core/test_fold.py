@@ -1,6 +1,7 @@
 """The fold of a journal: its rows in order are a run's only state."""
 
 import itertools
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -19,6 +20,7 @@ from hostagent.core.journal import (
     State,
     apply,
     fold,
+    salvage,
     start,
 )
 from hostagent.core.model import Host, Qmp
@@ -101,6 +103,31 @@ def test_a_journal_begins_with_its_plan(row: Row) -> None:
 def test_an_empty_journal_is_none() -> None:
     with pytest.raises(JournalError):
         fold([])
+
+
+def test_what_a_damaged_file_still_tells() -> None:
+    rows = [
+        entry(Planned(plan=PLAN)),
+        entry(Outcome(key="lost", result="over")),
+        entry(intent("a")),
+    ]
+    state = salvage(rows)
+    assert state.begun("a")
+    assert not state.begun("lost")
+
+
+@pytest.mark.parametrize("rows", [[], [entry(intent("a"))]], ids=["empty", "without a plan"])
+def test_nothing_is_salvaged_without_a_plan(rows: list[Entry]) -> None:
+    with pytest.raises(JournalError):
+        salvage(rows)
+
+
+def test_rows_of_a_later_boot_are_told_apart() -> None:
+    later = Entry(
+        row=Heard(what="crashed"), stamp=replace(entry(Heard(what="")).stamp, boot_id="2")
+    )
+    assert not BEGUN.rebooted
+    assert apply(BEGUN, later).rebooted
 
 
 KEYS = st.sampled_from(["a", "b", "c"])
