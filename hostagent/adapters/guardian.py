@@ -14,13 +14,12 @@ from pathlib import Path
 
 from hostagent.adapters.host.processes import identify
 from hostagent.adapters.run_files import RunFiles
+from hostagent.adapters.targets import target_of, ways_of
 from hostagent.core.errors import RefusedError
 from hostagent.core.journal import Heard
 from hostagent.core.plan import Plan, PlannedGuest
 from hostagent.guardian import wire
-from hostagent.guardian.daemon import DaemonId
 from hostagent.guardian.process import ProcessId
-from hostagent.guardian.resume import Target, Ways
 
 
 class NoGuardian:
@@ -64,8 +63,8 @@ class GuardianWatch:
             lock_path=str(self._lock),
             deadline_ns=deadline_ns,
             owner=_ourselves(),
-            ways=ways(plan),
-            guests=tuple(target(guest) for guest in guests),
+            ways=ways_of(plan.host),
+            guests=tuple(target_of(guest) for guest in guests),
         )
         guardian = wire.Watch(
             unit=f"hostagent-guardian-{plan.run}-{next(self._numbers)}",
@@ -101,37 +100,6 @@ class GuardianWatch:
         if self._guardian is None:
             return True
         return self._guardian.disarm(keep, limit_ns)
-
-
-def target(guest: PlannedGuest) -> Target:
-    """A guest of the plan as resume knows it."""
-    assert guest.process is not None
-    return Target(
-        uuid=guest.uuid,
-        name=guest.name,
-        domain_id=guest.process.domain_id,
-        pid=guest.process.pid,
-        start_ticks=guest.process.start_ticks,
-        monitor=guest.monitor,
-    )
-
-
-def ways(plan: Plan) -> Ways:
-    """By which ways the plan's guests may be brought back."""
-    host, daemon = plan.host, plan.host.daemon
-    return Ways(
-        uri=host.uri,
-        qmp_allowed=host.qmp.allowed,
-        qmp_refusal=host.qmp.refusal,
-        daemon=None
-        if daemon is None
-        else DaemonId(
-            pid_file=daemon.pid_file,
-            exe=daemon.exe,
-            pid=daemon.pid,
-            start_ticks=daemon.start_ticks,
-        ),
-    )
 
 
 def _ourselves() -> ProcessId:

@@ -74,6 +74,8 @@ def _systemd_run(unit: str, env: Mapping[str, str]) -> list[str]:
         "StartLimitIntervalSec=0",
         "OOMScoreAdjust=-1000",
         "KillMode=mixed",
+        # Whoever wants it to end disarms it; a stop would end in SIGKILL with guests still paused.
+        "RefuseManualStop=yes",
         "TimeoutStopSec=30s",
     )
     passed_on = sorted(

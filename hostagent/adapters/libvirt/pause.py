@@ -16,13 +16,13 @@ from hostagent.adapters.libvirt.events import Event, Events
 from hostagent.adapters.libvirt.guests import LibvirtGuests
 from hostagent.adapters.libvirt.suspension import Ours, Suspension
 from hostagent.adapters.libvirt.words import USER
+from hostagent.adapters.targets import target_of, ways_of
 from hostagent.core.journal import GuestOutcome
 from hostagent.core.model import Guest, GuestState, Host
 from hostagent.core.plan import Json, PlannedGuest
 from hostagent.guardian.connect import Lines, silence
-from hostagent.guardian.daemon import DaemonId
 from hostagent.guardian.probe import Probe
-from hostagent.guardian.resume import Back, Result, Resumer, Target, Ways
+from hostagent.guardian.resume import Back, Result, Resumer, Target
 
 CONNECTIONS = 4
 WORKERS_EACH = 2
@@ -86,7 +86,7 @@ class LibvirtPauser:
         for guest in guests:
             refusal = self._disproved(guest)
             if refusal is None:
-                targets.append(_target(guest))
+                targets.append(target_of(guest))
             else:
                 outcomes[guest.uuid] = refusal
                 on_back(guest.uuid)
@@ -123,7 +123,7 @@ class LibvirtPauser:
             if self._made is None:
                 silence()
                 lines = Lines(self._host.uri, count=CONNECTIONS, workers=WORKERS_EACH)
-                self._made = Resumer(_ways(self._host), lines, Probe(self._host.uri))
+                self._made = Resumer(ways_of(self._host), lines, Probe(self._host.uri))
             return self._made
 
     def _disproved(self, guest: PlannedGuest) -> GuestOutcome | None:
@@ -132,7 +132,7 @@ class LibvirtPauser:
             return GuestOutcome(result="failed", reason="its QEMU process is not known")
         ours = self._ours.get(guest.uuid)
         # The events of a guest that was started again are those of another process.
-        if ours is None or not _target(guest).state():
+        if ours is None or not target_of(guest).state():
             return None
         since = [event.name for event in self._events.of(guest.uuid) if ours.is_after(event)]
         if "RESUME" in since and "STOP" in since[since.index("RESUME") :]:
@@ -178,35 +178,6 @@ class LibvirtPauser:
         if not self._events.await_listening(0):
             until_ns = 0
         return self._events.await_name(target.uuid, "RESUME", after_ns, until_ns)
-
-
-def _target(guest: PlannedGuest) -> Target:
-    assert guest.process is not None
-    return Target(
-        uuid=guest.uuid,
-        name=guest.name,
-        domain_id=guest.process.domain_id,
-        pid=guest.process.pid,
-        start_ticks=guest.process.start_ticks,
-        monitor=guest.monitor,
-    )
-
-
-def _ways(host: Host) -> Ways:
-    daemon = host.daemon
-    return Ways(
-        uri=host.uri,
-        qmp_allowed=host.qmp.allowed,
-        qmp_refusal=host.qmp.refusal,
-        daemon=None
-        if daemon is None
-        else DaemonId(
-            pid_file=daemon.pid_file,
-            exe=daemon.exe,
-            pid=daemon.pid,
-            start_ticks=daemon.start_ticks,
-        ),
-    )
 
 
 def _seen(planned: PlannedGuest, now: Guest | None) -> GuestOutcome:
