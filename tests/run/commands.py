@@ -14,6 +14,9 @@ from lab import Witness
 from lab.witness import Pause
 from tests.run.tool import LIMIT_S, Agent, Ended, wait_for
 
+SLOW_S = 0.5
+"""How much longer than the command a pause may take on this busy machine."""
+
 
 def script(directory: Path, name: str, *lines: str) -> str:
     """An executable shell script with these lines; `note WORD` in it stamps a word."""
@@ -98,3 +101,29 @@ def last_resume_ns(witnesses: Mapping[str, Witness]) -> int:
         assert resume.wall_ns is not None
         stamps.append(resume.wall_ns)
     return max(stamps)
+
+
+class HeldRun:
+    """A run whose guests stand still until `finish`."""
+
+    def __init__(self, agent: Agent, still: Mapping[str, Witness], directory: Path) -> None:
+        self._agent = agent
+        self._told = directory / "told"
+        loop = f"while [ ! -e {self._told} ]; do sleep 0.05; done"
+        self._update = script(directory, "update", loop, "note end")
+        self.process = agent.start("run", "--", self._update)
+        for witness in still.values():
+            witness.wait_for("STOP")
+
+    def finish(self) -> Ended:
+        """Let the command end."""
+        self._told.touch()
+        return self._agent.wait(self.process)
+
+    def undisturbed(self, witness: Witness) -> None:
+        """This guest stood still for the command, and no longer."""
+        resume = only_pause(witness).resume
+        assert resume is not None
+        assert resume.wall_ns is not None
+        assert 0 <= resume.wall_ns - notes(self._update)["end"] < SLOW_S * 1e9
+        assert witness.status() == "running"

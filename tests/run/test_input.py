@@ -17,6 +17,7 @@ from lab import Guest, Lab, Witness
 from lab.calls import connection
 from lab.host import Host
 from tests.run.commands import (
+    HeldRun,
     error_of,
     nobody_stopped,
     notes,
@@ -24,7 +25,6 @@ from tests.run.commands import (
     run_words,
     script,
     table_words,
-    wait_noted,
 )
 from tests.run.tool import Agent, Ended
 
@@ -212,14 +212,12 @@ def test_a_dry_run_shows_the_plan_and_does_nothing(
 def test_one_run_at_a_time_while_dry_runs_go_on(
     agent: Agent, witnesses: Witnesses, tmp_path: Path
 ) -> None:
-    update = script(tmp_path, "update", "note began", "sleep 1")
-    first = agent.start("run", "--", update)
-    wait_noted(update, "began")
+    first = HeldRun(agent, witnesses, tmp_path)
     elsewhere = Agent(agent.host, tmp_path / "other", agent.env)
     for second in (agent, elsewhere):
-        refused(second.run("run", "--", "true"), "under way", f"pid {first.pid}")
+        refused(second.run("run", "--", "true"), "under way", f"pid {first.process.pid}")
     assert agent.run("run", "--dry-run", "--ignore-running", "--", "true").code == 0
-    assert agent.wait(first).code == 0
+    assert first.finish().code == 0
     for witness in witnesses.values():
         assert only_pause(witness)
 

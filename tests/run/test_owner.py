@@ -9,39 +9,10 @@ from pathlib import Path
 
 from lab import Witness
 from tests.conftest import Audit
-from tests.run.commands import notes, only_pause, script
+from tests.run.commands import HeldRun, notes, script
 from tests.run.tool import Agent, Ended, wait_for
 
 Witnesses = dict[str, Witness]
-
-SLOW_S = 0.5
-"""How much longer than the command a pause may take on this busy machine."""
-
-
-class Run:
-    """A run whose guests stand still until `finish`."""
-
-    def __init__(self, agent: Agent, still: Witnesses, directory: Path) -> None:
-        self._agent = agent
-        self._told = directory / "told"
-        loop = f"while [ ! -e {self._told} ]; do sleep 0.05; done"
-        self._update = script(directory, "update", loop, "note end")
-        self._process = agent.start("run", "--", self._update)
-        for witness in still.values():
-            witness.wait_for("STOP")
-
-    def finish(self) -> Ended:
-        """Let the command end."""
-        self._told.touch()
-        return self._agent.wait(self._process)
-
-    def undisturbed(self, witness: Witness) -> None:
-        """This guest stood still for the command, and no longer."""
-        resume = only_pause(witness).resume
-        assert resume is not None
-        assert resume.wall_ns is not None
-        assert 0 <= resume.wall_ns - notes(self._update)["end"] < SLOW_S * 1e9
-        assert witness.status() == "running"
 
 
 def result_of(ended: Ended, name: str) -> tuple[str, str]:
@@ -84,7 +55,7 @@ def test_guests_that_end_in_mid_pause(
     off, dead, again = (agent.host.guest(name) for name in ("g1", "g2", "g3"))
     audit.expect_paused(again)
     before = again.qemu_pid()
-    run = Run(agent, witnesses, tmp_path)
+    run = HeldRun(agent, witnesses, tmp_path)
     again.destroy()
     again.start(wait=False)
     again.suspend()
@@ -109,7 +80,7 @@ def test_what_owners_do_in_mid_pause_is_not_undone(
     audit.expect_paused(paused)
     late.destroy()
     running = {name: witness for name, witness in witnesses.items() if name != "g4"}
-    run = Run(agent, running, tmp_path)
+    run = HeldRun(agent, running, tmp_path)
     resumed.resume()
     paused.resume()
     paused.suspend()
@@ -138,7 +109,7 @@ def test_a_guest_that_crashes_as_it_runs_again(
     resumed again nor waited for."""
     guest = agent.host.guest("g3")
     guest.shell("echo 1 >/proc/sys/kernel/sysrq")
-    run = Run(agent, witnesses, tmp_path)
+    run = HeldRun(agent, witnesses, tmp_path)
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as port:
         port.connect(str(guest.ports.shell))
         port.sendall(b"x echo c >/proc/sysrq-trigger\n")
