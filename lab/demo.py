@@ -1,8 +1,9 @@
 """`make demo`: the main job on real guests, from nothing, with an independent witness.
 
-Layer: lab, a program of its own. Builds a light-tier host with guests of different sorts, runs
-`hostagent run` around a real update of the host's libvirtd as a person would, and prints
-hostagent's table beside what a second QMP monitor of the lab saw. The report goes to
+Layer: lab, a program of its own. Builds a host with guests of different sorts, runs `hostagent run`
+around a real update as a person would, and prints hostagent's table beside what a second QMP
+monitor of the lab saw. Light tier: the host's libvirtd is replaced and restarted. Full tier (as
+root): packages are upgraded inside the host, by the hostagent there. The report goes to
 build/demo/report.json. Everything is taken away at the end, also after Ctrl-C.
 """
 
@@ -10,15 +11,19 @@ import json
 import subprocess
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import click
 
 from lab.errors import LabError
+from lab.full import FullHost
 from lab.guests import GuestSort, GuestSpec
 from lab.host import Host
 from lab.lab import Lab
+from lab.state import Tier
+from lab.update_packages import prepare
 from lab.witness import Witness
 
 NAME = "demo"
@@ -34,30 +39,69 @@ AGREE_S = 0.002
 """How far hostagent's figure may be from the witness's."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scene:
+    """How hostagent is called on a host, and what it is to carry out.
+
+    `shown` and `shown_update` are what a person would type."""
+
+    host: Host
+    hostagent: list[str]
+    update: list[str]
+    shown: str
+    shown_update: str
+    env: dict[str, str] | None = None
+
+
 @click.command()
-def main() -> None:
+@click.option("--tier", type=click.Choice([str(tier) for tier in Tier]), default=str(Tier.LIGHT))
+def main(tier: str) -> None:
     """Pause real guests around a real update, and show what it did to them."""
     try:
         specs = [GuestSpec(sort=sort) for sort in SORTS]
-        with Lab.up(NAME, "light", 1, specs, say=_say) as lab:
-            _demonstrate(lab.hosts[0])
+        with Lab.up(NAME, tier, 1, specs, say=_say) as lab:
+            host = lab.hosts[0]
+            _demonstrate(_inside(host) if isinstance(host, FullHost) else _outside(host))
     except LabError as error:
         raise click.ClickException(str(error)) from error
 
 
-def _demonstrate(host: Host) -> None:
-    witnesses = [Witness(guest) for guest in host.guests]
-    state_dir = REPORT.parent / "state"
-    base = [str(Path(sys.executable).with_name("hostagent")), "-c", host.uri]
-    base += ["--state-dir", str(state_dir)]
-    update = [sys.executable, "-m", "lab.update_libvirtd", NAME, host.name]
+def _outside(host: Host) -> Scene:
+    """The light tier: hostagent of this machine, and the host's libvirtd replaced."""
+    state_dir = str(REPORT.parent / "state")
+    program = str(Path(sys.executable).with_name("hostagent"))
+    return Scene(
+        host=host,
+        hostagent=[program, "-c", host.uri, "--state-dir", state_dir],
+        update=[sys.executable, "-m", "lab.update_libvirtd", NAME, host.name],
+        shown=f"hostagent -c {host.uri}",
+        shown_update="python -m lab.update_libvirtd",
+    )
 
-    _show([*base, "status"], _run([*base, "status"]))
-    run = [*base, "-o", "json", "run", "--budget", "30s", "--", *update]
-    document = json.loads(_run(run))
+
+def _inside(host: FullHost) -> Scene:
+    """The full tier: hostagent inside the host, and Debian's packages upgraded there."""
+    _say("packages: stepping back to the older QEMU, so that there is something to upgrade")
+    update = prepare(host)
+    return Scene(
+        host=host,
+        hostagent=host.command(["hostagent"]),
+        update=update,
+        shown="hostagent",
+        shown_update=" ".join(Path(word).name for word in update),
+        env=host.env,
+    )
+
+
+def _demonstrate(scene: Scene) -> None:
+    host, base = scene.host, scene.hostagent
+    witnesses = [Witness(guest) for guest in host.guests]
+    click.echo(f"\n$ {scene.shown} status\n{_run([*base, 'status'], scene.env)}")
+    run = [*base, "-o", "json", "run", "--budget", "30s", "--", *scene.update]
+    document = json.loads(_run(run, scene.env))
     REPORT.parent.mkdir(parents=True, exist_ok=True)
     REPORT.write_text(json.dumps(document, indent=2) + "\n")
-    click.echo(f"\n$ hostagent -c {host.uri} run --budget 30s -- python -m lab.update_libvirtd\n")
+    click.echo(f"\n$ {scene.shown} run --budget 30s -- {scene.shown_update}\n")
     agreed = _compare(document, host, witnesses)
     for witness in witnesses:
         witness.close()
@@ -98,16 +142,12 @@ def _s(value: float | None) -> str:
     return "-" if value is None else f"{value:.4f} s"
 
 
-def _run(command: Sequence[str]) -> str:
+def _run(command: Sequence[str], env: dict[str, str] | None) -> str:
     """Run it with its own output on the terminal; what it prints on stdout is the result."""
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
+    done = subprocess.run(command, env=env, stdout=subprocess.PIPE, text=True, check=False)
     if not done.stdout:
         raise click.ClickException(f"{command[0]} ended with exit {done.returncode}")
     return done.stdout
-
-
-def _show(command: Sequence[str], text: str) -> None:
-    click.echo(f"\n$ hostagent {' '.join(command[1:])}\n{text}")
 
 
 def _say(text: str) -> None:
