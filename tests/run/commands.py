@@ -110,10 +110,11 @@ class HeldRun:
         self._agent = agent
         self._told = directory / "told"
         loop = f"while [ ! -e {self._told} ]; do sleep 0.05; done"
-        self._update = script(directory, "update", loop, "note end")
+        self._update = script(directory, "update", "note began", loop, "note end")
         self.process = agent.start("run", "--", self._update)
         for witness in still.values():
             witness.wait_for("STOP")
+        wait_noted(self._update, "began")
 
     def finish(self) -> Ended:
         """Let the command end."""
