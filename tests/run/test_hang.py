@@ -220,6 +220,28 @@ def test_silent_before_the_run(
 
 
 @pytest.mark.campaign
+def test_silent_before_the_run_and_others_are_paused_nevertheless(
+    agent: Agent,
+    light_host: LightHost,
+    witnesses: Witnesses,
+    silence: Callable[[], Silence],
+    tmp_path: Path,
+) -> None:
+    """The update is applied; that guest's suspend may take effect at any time, so it is watched."""
+    guest, silent, update = light_host.guest(HUNG), silence(), Update(tmp_path, "time.sleep(1)")
+    ended = agent.run("run", "--allow-unpaused", "--", *update.words)
+    assert ended.code == 5, ended.stdout
+    assert ended.document["update"]["exit_code"] == 0
+    assert ended.guest(HUNG)["result"] == "unsettled"
+    for witness in others(witnesses):
+        assert resumed_after_s(witness, update.ended_ns) < SLACK_S
+    assert len(guardians(agent)) == 1
+    silent.end()
+    settles(agent, guest, witnesses[HUNG])
+    assert longest_pause_s([witnesses[HUNG]]) < 1
+
+
+@pytest.mark.campaign
 def test_silent_in_mid_pause(
     agent: Agent,
     light_host: LightHost,

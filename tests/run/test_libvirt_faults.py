@@ -264,3 +264,19 @@ def test_libvirtd_without_a_free_worker(
         assert resumed_after_s(witness, update.ended_ns) < 2 * S / 1e9
     assert all_run(witnesses)
     assert ended.code == 0, ended.stdout
+
+
+@pytest.mark.campaign
+def test_libvirtd_without_a_free_worker_from_the_start(
+    agent: Agent, light_host: LightHost, witnesses: Witnesses, stuck_workers: Callable[[], None]
+) -> None:
+    """Nobody can be suspended in time: nothing is applied, and nobody is paused late either."""
+    process = agent.start("run", "--", "sleep", "1")
+    wait_row(agent, "intent", "clocks-before")
+    stuck_workers()
+    ended = agent.wait(process)
+    assert ended.code in (4, 5), ended.stdout
+    assert ended.document["update"]["duration_s"] is None
+    assert longest_pause_s(witnesses.values()) < 2 + AFTER_COMMAND_S
+    wait_no_guardian(agent, 30)
+    assert all_run(witnesses)
