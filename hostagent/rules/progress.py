@@ -89,6 +89,10 @@ class Progress:
         """How the pause of this guest went."""
         return self._guests_of(Verb.PAUSE).get(uuid)
 
+    def ended(self, uuid: str) -> GuestOutcome | None:
+        """What became of this guest, if its process had ended by the last look."""
+        return self._guests_of(Verb.CENSUS).get(uuid)
+
     def back(self, uuid: str) -> GuestOutcome | None:
         """The word that counts on the resume of this guest: whoever resumed it, else whoever found
         it needing nothing more, else the last. The time of its RESUME may be another's to know."""

@@ -66,6 +66,9 @@ def guest_result(progress: Progress, guest: PlannedGuest) -> GuestResult:
     if pause is not None and pause.result == "not-ours":
         return GuestResult(result="skipped", reason=pause.reason)
     if back is not None and (pause is None or pause.result in MAY_STAND_STILL):
+        ended = progress.ended(guest.uuid)
+        if back.result == "gone" and ended is not None:
+            return GuestResult(result="gone", reason=ended.reason)
         return _brought_back(progress, pause.result if pause else "paused", back)
     if back is not None and back.result == "resumed":  # after a crash: seen when it ran again
         return GuestResult(result="paused", reason=back.reason)

@@ -82,6 +82,26 @@ class TestCensus:
         census = Census(FakeGuests([A]), a_plan(guests=(off,)))
         assert census.do(Step(key="census", verb=Verb.CENSUS)).figures["started"] == ["a"]
 
+    @pytest.mark.parametrize(
+        ("state", "reason", "again", "words"),
+        [
+            (GuestState.SHUT_OFF, "saved", False, "something else saved it as it stood still"),
+            (GuestState.SHUT_OFF, "destroyed", False, "it is shut off (destroyed)"),
+            (GuestState.PAUSED, "user", True, "`virsh resume b` lets it run"),
+            (GuestState.RUNNING, "booted", True, "ended it and started it again"),
+        ],
+    )
+    def test_says_what_became_of_one_that_ended(
+        self, state: GuestState, reason: str, again: bool, words: str
+    ) -> None:
+        process = replace(B.process, start_ticks=8) if again else None
+        now = replace(B, state=state, reason=reason, process=process)
+        outcome = Census(FakeGuests([A, now]), a_plan(guests=(A, B))).do(
+            Step(key="census", verb=Verb.CENSUS)
+        )
+        assert list(outcome.guests) == [B.uuid]
+        assert words in outcome.guests[B.uuid].reason
+
     def test_one_that_cannot_be_taken_says_so(self) -> None:
         guests = FakeGuests([])
         guests.error = LibvirtUnreachableError("no answer")

@@ -1,4 +1,5 @@
-"""Looks at the guests around the pause: waits for their jobs, and lists newcomers after it.
+"""Looks at the guests around the pause: waits for their jobs; after it lists newcomers, and what
+became of those that ended.
 
 Layer: work. Only reads.
 """
@@ -7,7 +8,7 @@ import time
 
 from hostagent.core.errors import HostagentError
 from hostagent.core.journal import GuestOutcome, Outcome
-from hostagent.core.model import Guest
+from hostagent.core.model import Guest, GuestState
 from hostagent.core.plan import Plan, Step
 from hostagent.core.ports import Guests
 from hostagent.rules.selection import skip_reason
@@ -49,7 +50,8 @@ def _outcome(guest: Guest | None) -> GuestOutcome:
 
 
 class Census:
-    """Names guests that run now and did not when the plan was made."""
+    """Names guests that run now and did not when the plan was made, and says what became of those
+    of the plan whose process has ended."""
 
     def __init__(self, guests: Guests, plan: Plan) -> None:
         self._guests = guests
@@ -61,10 +63,35 @@ class Census:
         except HostagentError as error:
             return Outcome(key=step.key, result="unread", reason=error.message)
         started = [guest.name for guest in facts.guests if guest.runs and self._is_new(guest)]
-        return Outcome(key=step.key, result="over", figures={"started": list(started)})
+        ended = {
+            guest.uuid: GuestOutcome(result="ended", reason=_what_became(guest))
+            for guest in facts.guests
+            if self._known.get(guest.uuid) is not None and self._is_new(guest)
+        }
+        return Outcome(
+            key=step.key, result="over", guests=ended, figures={"started": list(started)}
+        )
 
     def look(self, step: Step) -> Outcome:
         return Outcome(key=step.key, result="lost")
 
     def _is_new(self, guest: Guest) -> bool:
         return guest.uuid not in self._known or self._known[guest.uuid] != guest.process
+
+
+def _what_became(guest: Guest) -> str:
+    """Of one that something else ended. What was saved as it stood still does so again when it is
+    started (libvirt saves the state too), and is then not ours to resume: a person has to know."""
+    if guest.state is GuestState.PAUSED:
+        return (
+            "something else ended it and started it again, and it stands still "
+            f"({guest.reason}): `virsh resume {guest.name}` lets it run"
+        )
+    if guest.state is GuestState.SHUT_OFF and guest.reason == "saved":
+        return (
+            "something else saved it as it stood still: once started it stands still until "
+            f"`virsh resume {guest.name}`"
+        )
+    if guest.runs:
+        return "something else ended it and started it again"
+    return f"something else ended it: it is {guest.state} ({guest.reason})"
