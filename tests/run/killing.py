@@ -142,8 +142,9 @@ def journals(agent: Agent) -> list[Path]:
 
 
 def without_end(agent: Agent) -> list[str]:
-    """Runs whose journal has no end."""
-    return [path.stem for path in journals(agent) if '{"row":"ended"' not in path.read_text()]
+    """Runs whose journal has no end; an empty one never had a plan."""
+    texts = {path.stem: path.read_text() for path in journals(agent)}
+    return [run for run, text in texts.items() if text and '{"row":"ended"' not in text]
 
 
 def wait_paused(witnesses: Iterable[Witness], limit_s: float = 10) -> None:

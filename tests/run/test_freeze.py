@@ -207,5 +207,5 @@ def test_disk_stops_answering_at_every_row(
     agent: Agent, witnesses: dict[str, Witness], update: Update
 ) -> None:
     walk = Walk(agent, witnesses, update)
-    for at in range(1, len(walk.rows) + 1):
+    for at in range(2, len(walk.rows) + 1):  # without the first nothing is begun
         walk.lose_disk(at)

@@ -5,7 +5,7 @@ anyone writing a test. After each kill all guests run within a second, the updat
 alone, `recover` ends the run, and the next run works: it is the one that is killed next.
 """
 
-from signal import SIGINT, SIGKILL, SIGTERM
+from signal import SIGINT, SIGTERM
 from typing import Any
 
 import pytest
@@ -68,7 +68,10 @@ class Walk:
         self._check(where, not killing.without_end(self.agent), f"no end: {ended}")
         late = at == len(self.rows)  # the end is written: nothing is left to be interrupted
         result = ended.document["result"] if ended.stdout else f"nothing: {ended}"
-        self._check(where, late or result == "interrupted", f"reported {result}")
+        right = {"interrupted"}
+        if "intent rollback" in self.rows[:at]:  # a rollback that was stopped is the worse news
+            right.add("update-failed")
+        self._check(where, late or result in right, f"reported {result}")
         self._recover(where)
 
     def _recover(self, where: str) -> None:
@@ -140,14 +143,11 @@ def test_killed_at_each_row_of_a_rolled_back_run(
 
 
 @pytest.mark.campaign
-@pytest.mark.parametrize("number", [SIGINT, SIGTERM, SIGKILL])
+@pytest.mark.parametrize("number", [SIGINT, SIGTERM])
 def test_each_signal_at_each_row_of_a_failing_run(
     agent: Agent, witnesses: dict[str, Witness], number: int
 ) -> None:
     steps = Walk(agent, witnesses, code=3, rollback=["true"])
     for at in range(1, len(steps.rows) + 1):
-        if number == SIGKILL:
-            steps.kill(at, "lost")
-        else:
-            steps.signal(at, number)
+        steps.signal(at, number)
     steps.passed()
