@@ -29,15 +29,19 @@ STATE = "var/lib/hostagent"
 class Inside(Agent):
     """hostagent on a full tier host, with its own default state directory and URI."""
 
-    def __init__(self, host: FullHost, env: Mapping[str, str]) -> None:
-        super().__init__(host, host.root / STATE, env)
+    def __init__(
+        self, host: FullHost, env: Mapping[str, str], *, state: str = STATE, user: str = ""
+    ) -> None:
+        """Run by root, or by a `user`; `state` is where it keeps its state then."""
+        super().__init__(host, host.root / state, env)
         self.inner = host
+        self._as_user = _as(user) if user else ()
         self.directory = host.guest_directory / "update"
         self.update = Update(self.directory)
 
     def command(self, *words: str) -> list[str]:
         """From a shell: in a scope, as a login's commands are."""
-        return self.inner.command(["hostagent", "-o", "json", *words])
+        return self.inner.command([*self._as_user, "hostagent", "-o", "json", *words])
 
     def start_unit(self, *words: str) -> "subprocess.Popen[str]":
         """As a service of systemd: `systemd-run --unit=halab-run hostagent ...`, to its end."""
@@ -114,6 +118,12 @@ class Inside(Agent):
         for process in (*self._ours("hostagent", at=1), *_members(UNIT), *_members(SESSION)):
             process.send(SIGKILL)
         super().end()
+
+
+def _as(user: str) -> tuple[str, ...]:
+    """The words that run a command as a user, but for the environment as now."""
+    become = ("setpriv", f"--reuid={user}", f"--regid={user}", "--init-groups", "--")
+    return (*become, "env", f"HOME=/home/{user}", f"USER={user}")
 
 
 def _members(unit: str) -> Iterator[ProcessId]:

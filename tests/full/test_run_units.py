@@ -1,12 +1,15 @@
 """hostagent under systemd: its guardian is a unit of its own and outlives its control group."""
 
+import random
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from signal import SIGKILL
 
 import pytest
 
-from lab import Witness
+from lab import LabError, Witness
+from lab.full import FullHost
 from lab.processes import ProcessId
 from tests.full.inside import GUARDIAN, SESSION, UNIT, EndOf, Inside
 from tests.run import killing
@@ -15,6 +18,11 @@ from tests.run.tool import wait_for
 RESTART_LIMIT_S = 5.0
 """A guardian's unit that was killed is started anew: two interpreters' starts on a busy machine."""
 AGREE_S = 0.002
+KILLS = 20
+LATEST_S = 2.0
+"""From the start of a run around half a second's update to after its end."""
+
+Record = Callable[[str, object], None]
 
 
 def in_mid_pause(inside: Inside, witnesses: dict[str, Witness]) -> ProcessId:
@@ -191,3 +199,71 @@ def test_the_guardians_unit_does_not_end_by_a_stop(
     inside.update.tell()
     assert inside.wait(process).code == 0
     inside.wait_tidy()
+
+
+@pytest.fixture
+def as_operator(inside: Inside, full_host: FullHost) -> Iterator[Inside]:
+    """hostagent run by an ordinary user of the group libvirt, who has no user manager."""
+    full_host.run("sh", "-c", "id op || useradd --create-home --groups libvirt op")
+    inside.directory.chmod(0o777)
+    _forget_locks(full_host)
+    state = "home/op/.local/state/hostagent"
+    tool = Inside(full_host, inside.env, state=state, user="op")
+    yield tool
+    tool.end()
+    _forget_locks(full_host)
+
+
+def _forget_locks(host: FullHost) -> None:
+    """Users don't touch each other's locks: a host that both use needs them taken away."""
+    for lock in (host.inside / "run/lock").glob("hostagent-*"):
+        lock.unlink()
+
+
+def test_an_ordinary_user_without_a_user_manager(
+    as_operator: Inside, witnesses: dict[str, Witness]
+) -> None:
+    """No unit can be had: the guardian is a process of its own, and does its work all the same."""
+    as_operator.start("run", "--", *as_operator.update.until_told())
+    hostagent = in_mid_pause(as_operator, witnesses)
+    assert as_operator.guardians() == []
+    assert killing.guardian_pid(as_operator) != 0
+    died = EndOf(hostagent)
+    hostagent.send(SIGKILL)
+    back_s = killing.last_resume_s(witnesses.values(), died.at_ns())
+    assert show("back after the kill of a user's hostagent", back_s) <= killing.BACK_LIMIT_S
+    as_operator.update.tell()
+    as_operator.run("recover")
+    assert as_operator.unfinished() == []
+    again = as_operator.run("run", "--", "true")
+    assert (again.code, again.document["result"]) == (0, "done"), again
+    assert killing.stands_still(witnesses.values()) == []
+
+
+@pytest.mark.campaign
+@pytest.mark.parametrize("what", ["group", "group and guardian"])
+def test_killed_at_any_moment(
+    inside: Inside, witnesses: dict[str, Witness], what: str, record_property: Record
+) -> None:
+    """From the start of hostagent to the end of its update; nobody is left paused."""
+    seed = random.randrange(1_000_000)
+    record_property("seed", seed)
+    print(f"seed {seed}")
+    chance, took_s = random.Random(seed), []
+    for _ in range(KILLS):
+        inside.start_unit("run", "--", "sleep", "0.5")
+        wait_for(lambda: bool(inside.members(UNIT)), 10, "hostagent to start")
+        died = EndOf(inside.members(UNIT)[0])
+        time.sleep(chance.uniform(0, LATEST_S))  # a moment that nobody chose
+        both = [f"{GUARDIAN}*"] if what == "group and guardian" else []
+        with suppress(LabError):  # one of them may be gone, or not there yet
+            inside.systemctl("kill", "--signal=KILL", UNIT, *both)
+        since_ns = died.at_ns()
+        took_s.append(killing.last_resume_s(witnesses.values(), since_ns))
+        inside.wait_tidy()
+        assert killing.stands_still(witnesses.values()) == []
+        inside.run("recover")
+        assert inside.unfinished() == []
+    print(f"back after a kill of {what}, s: {sorted(round(each, 3) for each in took_s)}")
+    limit_s = killing.BACK_LIMIT_S if what == "group" else RESTART_LIMIT_S
+    assert max(took_s) <= limit_s
