@@ -75,6 +75,8 @@ class GuardianWatch:
             guardian.arm(arm, limit_ns)
         except (wire.NotReadyError, OSError) as error:
             raise RefusedError(f"no guardian: {error}", hint="nothing was paused") from error
+        if guardian.exposed:
+            self._put(Heard(what="guardian-exposed"))
         with self._told:
             self._guardian = guardian
             guardian.paused(sorted(self._settled))

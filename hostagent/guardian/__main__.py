@@ -56,6 +56,9 @@ class Guardian:
 
     def __init__(self, list_path: str) -> None:
         self._list_path = list_path
+        # A list that is there already is this run's own: after a restart of the unit nobody sends
+        # an Arm; one that succeeds a dead guardian gets an Arm, which then counts.
+        self._succeeds = Path(list_path).exists()
         self._lock_fd = -1
         self._inbox: SimpleQueue[Heard] = SimpleQueue()
         self._out: SimpleQueue[bytes | None] = SimpleQueue()
@@ -66,10 +69,7 @@ class Guardian:
 
     def run(self) -> None:
         """From the first message, or the list, to the end."""
-        # A list that is there already is this run's own: after a restart of the unit nobody sends
-        # an Arm; one that succeeds a dead guardian gets an Arm, which then counts.
-        waits_s = WAIT_WITH_LIST_S if Path(self._list_path).exists() else WAIT_FOR_ARM_S
-        arm = self._wait_for_arm(waits_s)
+        arm = self._wait_for_arm(WAIT_WITH_LIST_S if self._succeeds else WAIT_FOR_ARM_S)
         listed = self._wait_for_list() if arm is None else None
         if listed:
             arm = arm_from_json(listed)
@@ -101,20 +101,21 @@ class Guardian:
         if listed or self._prepared(arm, scribe, lines):
             self._say(Ready(guardian=myself()))
             guard.run()
-        else:
+        elif not self._succeeds:  # else another may yet have to take the list up
             scribe.keep(None)
         scribe.note("ended", {})
         scribe.flush(int(LAST_WRITE_S * 1e9))
 
     def _prepared(self, arm: Arm, scribe: Scribe, lines: Lines) -> bool:
         """Whether it may say ready. When hostagent is gone already it paused nothing, as it does
-        so only after "ready": then nothing is to be resumed either."""
+        so only after "ready": then nothing is to be resumed either, unless guests stood still
+        before, under the guardian that this one succeeds."""
         lines.warm([guest.uuid for guest in arm.guests], WARM_NS)
         if not scribe.flush(WRITE_NS):
             reason = scribe.error.strerror if scribe.error else "the disk does not answer"
             self._say(Refused(reason=f"can't write {arm.list_path}: {reason}"))
             return False
-        return not self._pipe_ended.is_set()
+        return self._succeeds or not self._pipe_ended.is_set()
 
     # the pipe
 

@@ -36,6 +36,12 @@ def modes(wanted: Mode) -> tuple[Mode, ...]:
     return (Mode.SYSTEMD, Mode.SETSID) if _systemd_runs() else (Mode.SETSID,)
 
 
+def exposed(mode: Mode) -> bool:
+    """Whether a guardian that was started like this has no unit of its own on a host where units
+    are what is killed: it goes with the rest of its owner's control group then."""
+    return mode is Mode.SETSID and SYSTEMD.is_dir()
+
+
 def _systemd_runs() -> bool:
     if not SYSTEMD.is_dir():
         return False

@@ -22,7 +22,7 @@ from queue import Empty, SimpleQueue
 from typing import Any
 
 from hostagent.guardian.daemon import DaemonId
-from hostagent.guardian.launch import Mode, modes, spawn
+from hostagent.guardian.launch import Mode, exposed, modes, spawn
 from hostagent.guardian.process import ProcessId
 from hostagent.guardian.resume import Target, Ways
 
@@ -263,12 +263,14 @@ class Watch:
         on_death: Callable[[], None] | None = None,
     ) -> None:
         """Start a guardian; it does nothing before `arm`. `unit` names its systemd unit, and
-        `on_death` is called, in a thread, when it ends while it is armed. Raises NotReadyError."""
+        `on_death` is called, in a thread, when it ends while it is armed. `exposed` is as in
+        launch. Raises NotReadyError."""
         self._unit = unit
         self._list_path = list_path
         self._python = python
         self._on_death = on_death
         self._modes = list(modes(mode))
+        self.exposed = False
         self._armed = False
         self._end = self._start()
 
@@ -322,6 +324,7 @@ class Watch:
 
     def _start(self) -> _End:
         mode = self._modes.pop(0)
+        self.exposed = exposed(mode)
         try:
             process = spawn(mode, unit=self._unit, list_path=self._list_path, python=self._python)
         except OSError as error:

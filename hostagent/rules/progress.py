@@ -53,6 +53,11 @@ class Progress:
         return sum(heard.what == "guardian-died" for heard in self.state.heard)
 
     @cached_property
+    def guardian_exposed(self) -> bool:
+        """Whether a guardian shared the control group of its owner."""
+        return any(heard.what == "guardian-exposed" for heard in self.state.heard)
+
+    @cached_property
     def guests(self) -> tuple[PlannedGuest, ...]:
         """The guests to pause: chosen, free when their jobs had ended, and still running when the
         guardian was armed."""

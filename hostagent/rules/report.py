@@ -15,6 +15,11 @@ from hostagent.rules.pause import Call, Pause, Sources, measure
 from hostagent.rules.progress import Progress
 from hostagent.rules.verdict import guest_result, newcomers, verdict
 
+EXPOSED = (
+    "the guardian had no unit of its own: had this whole control group been killed, guests would "
+    "have stayed paused until `hostagent recover` (run as root, or with a user manager: "
+    "`loginctl enable-linger`)"
+)
 CLOCK_NOT_SET = "not set by this version"
 
 
@@ -235,6 +240,8 @@ def _warnings(progress: Progress) -> tuple[str, ...]:
         warnings.append(f"{name} still lives (pid {pid}): the next run is refused beside it")
     if progress.guardians_died:
         warnings.append(f"{progress.guardians_died} guardians died and were replaced")
+    if progress.guardian_exposed:
+        warnings.append(EXPOSED)
     return tuple(warnings)
 
 

@@ -195,9 +195,12 @@ def test_the_guardians_unit_does_not_end_by_a_stop(
     process = inside.start_unit("run", "--", *inside.update.until_told())
     in_mid_pause(inside, witnesses)
     inside.systemctl("kill", "--signal=TERM", f"{GUARDIAN}*")
-    assert len(inside.guardians()) == 1
+    (unit,) = inside.guardians()
+    with pytest.raises(LabError, match="Operation refused"):
+        inside.systemctl("stop", unit)
     inside.update.tell()
-    assert inside.wait(process).code == 0
+    ended = inside.wait(process)
+    assert (ended.code, ended.document["warnings"]) == (0, []), ended
     inside.wait_tidy()
 
 
@@ -237,6 +240,7 @@ def test_an_ordinary_user_without_a_user_manager(
     assert as_operator.unfinished() == []
     again = as_operator.run("run", "--", "true")
     assert (again.code, again.document["result"]) == (0, "done"), again
+    assert any("no unit of its own" in warning for warning in again.document["warnings"])
     assert killing.stands_still(witnesses.values()) == []
 
 

@@ -357,6 +357,25 @@ def test_an_owner_that_went_before_ready_paused_nothing(make_rig: MakeRig) -> No
     rig.guests[0].resume()
 
 
+def test_an_owner_that_went_while_another_got_ready(make_rig: MakeRig) -> None:
+    """Its guests stand still since the first one was armed: the second brings them back."""
+    rig = make_rig("g3")
+    first = rig.watch().guardian
+    assert first is not None
+    rig.suspend()
+    os.kill(first.pid, signal.SIGKILL)
+    wait_until(lambda: not first.alive(), 5, "the end of the first")
+    subprocess.run(
+        [sys.executable, "-m", "hostagent.guardian", "--list", str(rig.list_file)],
+        input=encode(rig.arm(owner=first)),  # whoever it was, it is gone
+        stdout=subprocess.DEVNULL,
+        check=True,
+        timeout=20,
+    )
+    assert rig.guests[0].status() == "running"
+    assert not rig.list_file.exists()
+
+
 def test_its_death_is_told_and_a_new_one_takes_over(make_rig: MakeRig) -> None:
     rig = make_rig("g3")
     died = threading.Event()
