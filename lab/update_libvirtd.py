@@ -1,14 +1,16 @@
 """A real update for demo and tests: a host's libvirtd is replaced by a fresh copy and restarted.
 
 Layer: lab, above hosts; also a program of its own: `python -m lab.update_libvirtd LAB HOST`. It is
-what a package update of libvirt does on a real host; it ends when the new daemon answers and has
-found all its guests again. Nothing in it sleeps.
+what a package update of libvirt does on a real host; it ends when the new daemon answers, has found
+all its guests again and knows what its QEMU can do (it starts QEMU several times to find out, as
+after every change of its own file; until then no guest could be started). Nothing in it sleeps.
 """
 
 import sys
 
 from lab.host import Host
 from lab.lab import Lab
+from lab.tools import run
 
 
 def replace(host: Host) -> None:
@@ -20,6 +22,8 @@ def replace(host: Host) -> None:
     host.restart_libvirtd()
     after = host.libvirtd()
     print(f"libvirtd answers again (pid {after.pid if after else 'none'})", flush=True)
+    run("virsh", "-c", host.uri, "domcapabilities")
+    print("libvirtd knows what its QEMU can do", flush=True)
 
 
 def main() -> None:
