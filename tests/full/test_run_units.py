@@ -271,3 +271,27 @@ def test_killed_at_any_moment(
     print(f"back after a kill of {what}, s: {sorted(round(each, 3) for each in took_s)}")
     limit_s = killing.BACK_LIMIT_S if what == "group" else RESTART_LIMIT_S
     assert max(took_s) <= limit_s
+
+
+@pytest.mark.campaign
+def test_the_group_is_killed_soon_after_its_guardian(
+    inside: Inside, witnesses: dict[str, Witness], record_property: Record
+) -> None:
+    """While another is started, armed or ready: whichever is there brings guests back."""
+    seed = random.randrange(1_000_000)
+    record_property("seed", seed)
+    print(f"seed {seed}")
+    chance, took_s = random.Random(seed), []
+    for _ in range(KILLS):
+        inside.update.forget()
+        inside.start_unit("run", "--", *inside.update.until_told())
+        died = EndOf(in_mid_pause(inside, witnesses))
+        inside.systemctl("kill", "--signal=KILL", f"{GUARDIAN}*")
+        time.sleep(chance.uniform(0, LATEST_S / 2))  # a moment that nobody chose
+        inside.systemctl("kill", "--signal=KILL", UNIT)
+        took_s.append(killing.last_resume_s(witnesses.values(), died.at_ns(), RESTART_LIMIT_S))
+        inside.wait_tidy()
+        inside.run("recover")
+        assert inside.unfinished() == []
+    print(f"back, s: {sorted(round(each, 3) for each in took_s)}")
+    assert killing.stands_still(witnesses.values()) == []
