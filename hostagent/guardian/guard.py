@@ -148,6 +148,8 @@ class Guard:
                 held.outstanding = False
             self.keep_list()
         elif isinstance(heard, LetGo):
+            # Noted for recovery: hostagent may die before its own journal says so.
+            self._scribe.note("let-go", {"uuids": list(heard.uuids)})
             self._drop(self._those(heard.uuids))
         elif isinstance(heard, Disarm):
             self._disarm(heard)
@@ -189,7 +191,7 @@ class Guard:
         if self._triggered:
             return TICK_S
         left_s = (self._arm.deadline_ns - time.monotonic_ns()) / 1e9
-        return min(max(left_s, 0), TICK_S)
+        return min(left_s, TICK_S) if left_s > 0 else TICK_S
 
     def _look(self) -> None:
         if not self._triggered:
@@ -231,11 +233,25 @@ class Guard:
     # bringing back
 
     def _resume_all(self, reason: str) -> None:
-        self._triggered = True
         helds = list(self._held.values())
-        threading.Thread(target=self._first_round, args=(helds,), daemon=True).start()
         names = [held.target.name for held in helds]
         self._scribe.note("resuming", {"why": reason, "guests": names})
+        round_ = threading.Thread(target=self._first_round, args=(helds,), daemon=True)
+        self._triggered = _starts(round_)
+        if not self._triggered:
+            self._round_here(helds)
+
+    def _round_here(self, helds: Sequence[_Held]) -> None:
+        """Where no thread is to be had (a limit on tasks, no memory): in this one, with the
+        workers that wait already; the next turn tries again for whoever is left."""
+        final = {held.target.uuid: not held.outstanding for held in helds}
+
+        def on_back(back: Back) -> None:
+            over = _is_over(back, final=final[back.uuid])
+            self._inbox.put(_Seen(held=self._held[back.uuid], back=back, over=over))
+
+        with suppress(RuntimeError):  # QMP takes a thread for each guest
+            self._resumer.resume([held.target for held in helds], FIRST_ROUND_NS, on_back)
 
     def _first_round(self, helds: Sequence[_Held]) -> None:
         """In a thread of its own: all at once; each that is not done with is then followed."""
@@ -246,18 +262,19 @@ class Guard:
             held = unanswered.pop(back.uuid)
             over = _is_over(back, final=final[back.uuid])
             self._inbox.put(_Seen(held=held, back=back, over=over))
-            if not over:
-                self._begin_to_follow(held)
+            if not over and not self._begins_to_follow(held):
+                unanswered[back.uuid] = held
 
         try:
             self._resumer.resume([held.target for held in helds], FIRST_ROUND_NS, on_back)
         finally:
             # Should this ever fail, nobody is forgotten.
             for held in unanswered.values():
-                self._begin_to_follow(held)
+                while not self._begins_to_follow(held):
+                    time.sleep(LOOK_S)
 
-    def _begin_to_follow(self, held: _Held) -> None:
-        threading.Thread(target=self._follow, args=(held,), daemon=True).start()
+    def _begins_to_follow(self, held: _Held) -> bool:
+        return _starts(threading.Thread(target=self._follow, args=(held,), daemon=True))
 
     def _follow(self, held: _Held) -> None:
         """In a thread of its own: resume this guest as often as it is found paused."""
@@ -296,6 +313,15 @@ class Guard:
             return answer.get(timeout=1) == libvirt.VIR_DOMAIN_CONTROL_OK
         except Empty:
             return not self._resumer.probe.usable()
+
+
+def _starts(thread: threading.Thread) -> bool:
+    """Start it, if the system has a thread to give."""
+    try:
+        thread.start()
+    except RuntimeError:
+        return False
+    return True
 
 
 def _is_over(back: Back, *, final: bool) -> bool:

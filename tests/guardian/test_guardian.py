@@ -16,6 +16,7 @@ from pathlib import Path
 
 import libvirt
 import libvirt_qemu
+import pytest
 from guardian_rig import SECOND_NS, Rig, wait_status
 
 from hostagent.guardian.connect import CallTimeout, Line
@@ -112,6 +113,42 @@ def test_what_was_let_go_or_never_listed_stays_paused(
         guest.resume()
 
 
+def test_what_was_let_go_is_noted(make_rig: MakeRig) -> None:
+    """For a recovery: hostagent may die before its own journal says that the guest is back."""
+    rig = make_rig("g3")
+    rig.watch().let_go(rig.uuids("g3"))
+    wait_until(lambda: not rig.list_file.exists(), 5, "an empty list")
+    noted = [row["value"] for row in rig.journal() if row["what"] == "guardian-let-go"]
+    assert noted == [{"uuids": rig.uuids("g3")}]
+
+
+NO_THREADS = """
+import pathlib, threading
+start, out_of_threads = threading.Thread.start, pathlib.Path({path!r})
+def try_start(thread):
+    if out_of_threads.exists():
+        raise RuntimeError("can't start new thread")
+    start(thread)
+threading.Thread.start = try_start
+"""
+"""A limit on tasks, as Python tells of it; a real one (RLIMIT_NPROC, pids.max) does not bind root,
+or needs a control group of its own."""
+
+
+def test_without_a_thread_to_be_had_the_guests_come_back(
+    make_rig: MakeRig, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    full = tmp_path / "out-of-threads"
+    (tmp_path / "sitecustomize.py").write_text(NO_THREADS.format(path=str(full)))
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    rig = make_rig("g1", "g3")
+    owner = rig.owner()
+    full.touch()
+    owner.kill()
+    for guest in rig.guests:
+        wait_status(guest, "running")
+
+
 def test_a_guest_that_was_started_anew_is_not_touched(make_rig: MakeRig) -> None:
     rig = make_rig("g1", "g3")
     owner = rig.owner()
@@ -202,6 +239,7 @@ def test_a_guardian_that_was_frozen_kills_no_healthy_libvirtd(
     os.kill(watch.guardian.pid, signal.SIGCONT)
     wait_status(rig.guests[0], "running", 1)
     assert light_host.libvirtd() == libvirtd
+    wait_until(lambda: rig.journal()[-1]["what"] == "guardian-back", 5, "the guardian's note")
     assert rig.journal()[-1]["value"]["way"] == "libvirt"
 
 
