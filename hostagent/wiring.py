@@ -176,7 +176,7 @@ class Site:
             say(f"{files.journal} can't be written ({error.strerror}); bringing guests back anyway")
             journal = MemoryJournal()
         steps = _steps(state.plan, NoGuardian(), HostCommand())
-        rows = run_files.guardian_rows(files)
+        rows = [*run_files.guardian_rows(files), *run_files.let_go_rows(files)]
         state = recovery.take_over(state, journal, steps, rows)
         return _finish(files, journal, state, steps, say)
 

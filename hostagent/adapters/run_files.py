@@ -17,6 +17,11 @@ from hostagent.adapters.journal_file import boot_id, read_journal
 from hostagent.core.journal import Heard, JournalError, State, salvage
 from hostagent.core.plan import Verb
 from hostagent.core.ports import CommandId
+from hostagent.rules.progress import LET_GO
+
+GUARDIAN_BACK = "guardian-back"
+GUARDIAN_LET_GO = "guardian-let-go"
+"""Rows of a guardian's journal (guardian/scribe)."""
 
 KEPT = 50
 """Journals of ended runs that are kept; older ones are removed when a new run begins."""
@@ -106,16 +111,33 @@ def _commands(state: State) -> Iterator[CommandId]:
 
 def guardian_rows(files: RunFiles) -> list[Heard]:
     """What the guardian brought back, as rows for the run's own journal."""
+    return [
+        Heard(what=GUARDIAN_BACK, value=_back(value))
+        for what, value in _guardian_notes(files)
+        if what == GUARDIAN_BACK
+    ]
+
+
+def let_go_rows(files: RunFiles) -> list[Heard]:
+    """The guests of which a hostagent that died had told its guardian that they run, or are not
+    its own: its journal may not say so yet."""
+    said = [
+        value.get("uuids", ()) for what, value in _guardian_notes(files) if what == GUARDIAN_LET_GO
+    ]
+    reason = "brought back before hostagent died; how long it stood still is not known"
+    rest = {"result": LET_GO, "reason": reason, "figures": {}}
+    uuids = dict.fromkeys(uuid for each in said for uuid in each)
+    return [Heard(what=GUARDIAN_BACK, value={"uuid": str(uuid), **rest}) for uuid in uuids]
+
+
+def _guardian_notes(files: RunFiles) -> Iterator[tuple[str, dict[str, Any]]]:
     try:
         entries = list(read_journal(files.guardian_journal))
     except OSError:
-        return []
-    heard = [entry.row for entry in entries if isinstance(entry.row, Heard)]
-    return [
-        Heard(what=row.what, value=_back(row.value))
-        for row in heard
-        if row.what == "guardian-back" and isinstance(row.value, dict)
-    ]
+        return
+    for entry in entries:
+        if isinstance(entry.row, Heard) and isinstance(entry.row.value, dict):
+            yield entry.row.what, entry.row.value
 
 
 def _back(value: dict[str, Any]) -> dict[str, Any]:

@@ -19,7 +19,11 @@ from hostagent.rules.request import Terms, terms_of
 MAY_STAND_STILL = frozenset({"paused", "unsettled", "hung"})
 """Results of a pause after which the guest is paused by us, or still may be."""
 
-BROUGHT_BACK = frozenset({"resumed", "running", "gone", "not-ours"})
+LET_GO = "let-go"
+"""What a dead hostagent had told its guardian of a guest, and not yet its journal: nothing of ours
+holds it. Whoever has stopped it since then is somebody else."""
+
+BROUGHT_BACK = frozenset({"resumed", "running", "gone", "not-ours", LET_GO})
 """Results of a resume after which nothing of ours holds the guest."""
 
 COMMANDS = (Verb.PREPARE, Verb.APPLY, Verb.VERIFY, Verb.ROLLBACK)

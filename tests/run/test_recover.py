@@ -81,6 +81,31 @@ def test_a_guest_that_its_owner_paused_after_the_guardian_brought_it_back(
     owned.resume()
 
 
+def test_a_guest_that_its_owner_paused_after_hostagent_brought_it_back(
+    agent: Agent, witnesses: dict[str, Witness], light_host: Host, update: Update
+) -> None:
+    """While another guest still hangs, hostagent's own journal does not say yet who is back."""
+    process = agent.start("run", "--", *update.until_told())
+    killing.wait_paused(witnesses.values())
+    wait_for(lambda: update.began() == 1, 5, "the update to begin")
+    hung, owned = light_host.guest("g2"), light_host.guest("g1")
+    hung.freeze()
+    update.tell()
+    wait_for(lambda: witnesses["g1"].status() == "running", 5, "the others")
+    process.kill()
+    process.wait()
+    owned.suspend()
+    hung.thaw()
+    wait_for(lambda: witnesses["g2"].status() == "running", 5, "the guardian")
+    recovered = agent.run("recover")
+    assert recovered.code == 0, recovered
+    assert witnesses["g1"].status() == "paused"
+    guest = next(each for each in recovered.document["runs"][0]["guests"] if each["name"] == "g1")
+    assert (guest["result"], guest["pause_s"]) == ("paused", None)
+    assert "is not known" in guest["reason"]
+    owned.resume()
+
+
 @pytest.mark.parametrize("how", ["dead", "frozen"])
 def test_without_libvirt(
     orphans: Agent, witnesses: dict[str, Witness], light_host: Host, how: str
