@@ -12,7 +12,7 @@ from tests.run.killing import Update
 from tests.run.tool import Agent, wait_for
 
 DISARM_LIMIT_S = 4.0
-"""A guardian that does not answer is waited for 2 s; the rest is the end of a run on a busy host."""
+"""A guardian that does not answer is waited for 2 s; the rest is a run's end on a busy host."""
 
 
 @pytest.fixture
