@@ -15,7 +15,7 @@ import threading
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 
-from hostagent.guardian.process import executable, identify, state_of
+from hostagent.guardian.process import identify, program, state_of
 
 PROGRAMS = ("libvirtd", "virtqemud")
 MAX_KILLS = 3
@@ -38,8 +38,8 @@ def read_daemon(pid_file: str) -> DaemonId | None:
     process = identify(pid) if pid else None
     if process is None:
         return None
-    exe = executable(process.pid)
-    if not PurePath(exe).name.startswith(PROGRAMS):
+    exe = program(process.pid)
+    if not exe.startswith(PROGRAMS):
         return None
     return DaemonId(pid_file=pid_file, exe=exe, pid=process.pid, start_ticks=process.start_ticks)
 
@@ -66,9 +66,8 @@ def _doubt(daemon: DaemonId) -> str:
     """Why this may not be the daemon any more; empty when it is."""
     if not state_of(daemon.pid, daemon.start_ticks):
         return f"process {daemon.pid} is not the libvirtd that was seen"
-    name = PurePath(daemon.exe).name
-    if not name.startswith(PROGRAMS) or PurePath(executable(daemon.pid)).name != name:
-        return f"process {daemon.pid} is no {name}"
+    if not daemon.exe.startswith(PROGRAMS) or program(daemon.pid) != daemon.exe:
+        return f"process {daemon.pid} is no {daemon.exe}"
     if _pid_in(daemon.pid_file) != daemon.pid:
         return f"{daemon.pid_file} does not name process {daemon.pid} any more"
     return ""

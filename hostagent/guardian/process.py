@@ -9,7 +9,7 @@ be read is a normal answer (gone), never an exception (but for `wait`).
 import os
 import select
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 
 STOPPED = frozenset("Tt")
 """States of a process that does not run until somebody lets it: SIGSTOP, a debugger."""
@@ -76,6 +76,19 @@ def executable(pid: int) -> str:
     """The path of a process's program, as started (a replaced file's mark removed)."""
     try:
         return str(Path(f"/proc/{pid}/exe").readlink()).removesuffix(" (deleted)")
+    except OSError:
+        return ""
+
+
+def program(pid: int) -> str:
+    """The name of a process's program; empty when it is gone. Without CAP_SYS_PTRACE (root in an
+    ordinary container) the file of another user's process can't be seen: then the name that the
+    kernel gave it when it was started, which anybody may read."""
+    path = executable(pid)
+    if path:
+        return PurePath(path).name
+    try:
+        return Path(f"/proc/{pid}/comm").read_text(errors="replace").rstrip("\n")
     except OSError:
         return ""
 

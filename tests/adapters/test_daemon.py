@@ -3,6 +3,7 @@
 import os
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -125,3 +126,24 @@ def test_a_configuration_that_cannot_be_read_counts_as_a_lock_manager(
     qemu_conf.mkdir()
     assert "could not be read" in refusal(light_host)
     assert str(qemu_conf) in refusal(light_host)
+
+
+LOOK = """
+import sys
+from hostagent.adapters.libvirt.guests import LibvirtGuests
+facts = LibvirtGuests(sys.argv[1]).facts()
+print(facts.host.qmp.allowed, facts.host.daemon.pid)
+print(*(guest.monitor for guest in facts.guests))
+"""
+
+
+def test_without_the_right_to_look_into_others_processes(light_host: Host) -> None:
+    """Root in an ordinary container, whose libvirtd and QEMU run as other users."""
+    confined = ["setpriv", "--bounding-set=-sys_ptrace,-sys_admin", "--inh-caps=-all"]
+    command = [*(confined if os.geteuid() == 0 else ()), sys.executable, "-c", LOOK]
+    seen = subprocess.run([*command, light_host.uri], capture_output=True, text=True, check=True)
+    identified, monitors = seen.stdout.splitlines()
+    assert identified == f"True {light_host.libvirtd_pid()}"
+    paths = [Path(path) for path in monitors.split()]
+    assert len(paths) == len(light_host.guests)
+    assert all(path.name == "monitor.sock" and path.is_socket() for path in paths)

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from hostagent.adapters.host.processes import identify
 from hostagent.core.model import LibvirtDaemon, Qmp
+from hostagent.guardian.process import program
 
 NAMES = ("libvirtd", "virtqemud")
 SYSTEM_CONFIGURATION = Path("/etc/libvirt/qemu.conf")
@@ -48,14 +49,13 @@ def _read(file: Path, name: str) -> LibvirtDaemon | None:
     """The process of a pid file, if it lives and is the program that the file is named after."""
     try:
         pid = int(file.read_text())
-        exe = Path(f"/proc/{pid}/exe").readlink().name.removesuffix(" (deleted)")
     except (OSError, ValueError):
         return None
     process = identify(pid)
-    if process is None or exe != name:
+    if process is None or program(pid) != name:
         return None
     return LibvirtDaemon(
-        pid_file=str(file), exe=exe, pid=process.pid, start_ticks=process.start_ticks
+        pid_file=str(file), exe=name, pid=process.pid, start_ticks=process.start_ticks
     )
 
 
@@ -71,7 +71,9 @@ def qmp(daemon: LibvirtDaemon | None, socket: Path) -> Qmp:
         file = configuration(daemon)
         text = _text(file)
     except OSError as error:
-        return _no(f"libvirt's qemu.conf could not be read: {error.filename}: {error.strerror}")
+        may = ": run hostagent as the user of that libvirt, or with CAP_SYS_PTRACE"
+        told = f"{error.filename}: {error.strerror}{may if error.errno == errno.EACCES else ''}"
+        return _no(f"libvirt's qemu.conf could not be read: {told}")
     process = identify(daemon.pid)
     if process is None or process.start_ticks != daemon.start_ticks:
         return _no(f"the libvirt daemon at {socket} went away while its configuration was read")
@@ -128,33 +130,57 @@ def configuration(daemon: LibvirtDaemon) -> Path:
     own environment says (virGetUserConfigDirectory).
     """
     process = Path(f"/proc/{daemon.pid}")
-    uid = _effective_uid(process)
+    uid, gid = _effective(process, "Uid:"), _effective(process, "Gid:")
     if uid == 0:
-        return _as_seen_by(process, SYSTEM_CONFIGURATION)
-    environ = _environ(process)
+        return _as_seen_by(process, SYSTEM_CONFIGURATION, uid, gid)
+    environ = _environ(process, uid, gid)
     if home := environ.get("XDG_CONFIG_HOME"):
         directory = Path(home)
     else:
         directory = Path(environ.get("HOME") or _home(uid)) / ".config"
-    return _as_seen_by(process, directory / "libvirt" / "qemu.conf")
+    return _as_seen_by(process, directory / "libvirt" / "qemu.conf", uid, gid)
 
 
-def _effective_uid(process: Path) -> int:
-    """Second figure of the line "Uid:" (proc(5)); /proc's own owner is root's for some."""
+def _effective(process: Path, what: str) -> int:
+    """Second figure of this line (proc(5)); /proc's own owner is root's for some."""
     for line in (process / "status").read_text().splitlines():
-        if line.startswith("Uid:"):
+        if line.startswith(what):
             return int(line.split()[2])
-    raise OSError(errno.EINVAL, "no user named", str(process / "status"))
+    raise OSError(errno.EINVAL, f"no {what}", str(process / "status"))
 
 
-def _as_seen_by(process: Path, path: Path) -> Path:
+def _as_seen_by(process: Path, path: Path, uid: int, gid: int) -> Path:
     """The plain path where the process has our own root directory, as on most hosts."""
-    root = process / "root"
-    return path if root.samefile("/") else root / path.relative_to("/")
+    root, ours = process / "root", Path("/").stat()
+    try:
+        seen = root.stat()
+        same = (seen.st_dev, seen.st_ino) == (ours.st_dev, ours.st_ino)
+    except PermissionError as error:
+        told = _as_user(uid, gid, error, "/usr/bin/stat", "-L", "-c", "%d:%i", f"{root}/.")
+        same = told.split() == [f"{ours.st_dev}:{ours.st_ino}".encode()]
+    return path if same else root / path.relative_to("/")
 
 
-def _environ(process: Path) -> Mapping[str, str]:
-    raw = (process / "environ").read_bytes()
+def _as_user(uid: int, gid: int, refused: PermissionError, *argv: str) -> bytes:
+    """What a program run as this user prints. Root without CAP_SYS_PTRACE (in an ordinary
+    container) may not look into another user's processes, but it may become that user. Raises
+    what was refused before where it may not."""
+    import subprocess  # only where it is needed: `status` must feel instant
+
+    try:
+        return subprocess.run(
+            argv, user=uid, group=gid, extra_groups=(), capture_output=True, timeout=2, check=True
+        ).stdout
+    except (OSError, subprocess.SubprocessError):
+        raise refused from None
+
+
+def _environ(process: Path, uid: int, gid: int) -> Mapping[str, str]:
+    file = process / "environ"
+    try:
+        raw = file.read_bytes()
+    except PermissionError as error:
+        raw = _as_user(uid, gid, error, "/usr/bin/cat", str(file))
     pairs = (entry.partition(b"=") for entry in raw.split(b"\0") if entry)
     return {os.fsdecode(name): os.fsdecode(value) for name, _, value in pairs}
 

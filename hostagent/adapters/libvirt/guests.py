@@ -187,7 +187,7 @@ def _active(seen: _Seen, detail: _Detail, processes: Processes) -> Guest:
         reason=seen.reason,
         job=detail.job,
         process=process,
-        monitor=processes.monitor(process) if process else "",
+        monitor=processes.monitor(seen.name, process) if process else "",
         agent=detail.agent,
     )
 

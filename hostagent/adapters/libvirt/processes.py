@@ -4,12 +4,14 @@ Layer: adapters; reads /proc and libvirt's run directory, changes nothing. libvi
 either; both are needed when it is dead or hangs. The pid is that of the pid file that libvirt
 wrote (RUN/qemu/NAME.pid, a user's own: RUN/qemu/run/NAME.pid), believed only if that process was
 started with this guest's UUID. The monitor's path is not on QEMU's command line (libvirt passes an
-open socket): it is the listening socket /domain-ID-NAME/monitor.sock among the process's own.
+open socket): it is the listening socket /domain-ID-NAME/monitor.sock among the process's own, or,
+where those may not be seen (another user's, without CAP_SYS_PTRACE), what libvirt's record says.
 Errors: none; what can't be found is absent.
 """
 
 import os
 import re
+import xml.etree.ElementTree as ET
 from itertools import pairwise
 from pathlib import Path
 
@@ -40,18 +42,24 @@ class Processes:
                 return Process(domain_id=domain_id, pid=pid, start_ticks=found.start_ticks)
         return None
 
-    def monitor(self, process: Process) -> str:
+    def monitor(self, name: str, process: Process) -> str:
         """The path of libvirt's monitor of this process; empty if it can't be found."""
-        marker = f"/domain-{process.domain_id}-"
         try:
-            candidates = {
-                inode: path
-                for inode, path in self._listening(process.pid)
-                if path.endswith("/monitor.sock") and marker in path
-            }
-            held = _inodes(process.pid) if candidates else set()
+            return self._held_monitor(process)
+        except PermissionError:
+            told = (_told_monitor(place / f"{name}.xml", process) for place in self._directories)
+            return next(filter(None, told), "")
         except OSError:
             return ""
+
+    def _held_monitor(self, process: Process) -> str:
+        marker = f"/domain-{process.domain_id}-"
+        candidates = {
+            inode: path
+            for inode, path in self._listening(process.pid)
+            if path.endswith("/monitor.sock") and marker in path
+        }
+        held = _inodes(process.pid) if candidates else set()
         return next((path for inode, path in candidates.items() if inode in held), "")
 
     def _listening(self, pid: int) -> list[tuple[int, str]]:
@@ -71,6 +79,21 @@ def _parse(table: str) -> list[tuple[int, str]]:
         if len(fields) == 8 and int(fields[3], 16) & _LISTENING:
             found.append((int(fields[6]), fields[7]))
     return found
+
+
+def _told_monitor(status: Path, process: Process) -> str:
+    """The monitor in libvirt's own record of a running guest (<domstatus pid=...>, then <monitor
+    path=...>), if it is of this process."""
+    try:
+        with status.open("rb") as file:
+            for _, element in ET.iterparse(file, events=("start",)):  # noqa: S314 (libvirt's own)
+                if element.tag == "domstatus" and element.get("pid") != str(process.pid):
+                    return ""
+                if element.tag == "monitor":
+                    return str(element.get("path", ""))
+    except (OSError, ET.ParseError):
+        return ""
+    return ""
 
 
 def _pid(file: Path) -> int | None:
