@@ -10,6 +10,7 @@ from typing import Any
 
 import click
 
+from hostagent.cli.tables import plain
 from hostagent.core.errors import HostagentError
 
 
@@ -23,9 +24,9 @@ def show_error(error: HostagentError, as_json: bool) -> None:
     if as_json:
         show_json(_error(error.code, error.message, error.hint, changed=error.changed))
         return
-    click.echo(f"hostagent: {error.message}", err=True)
+    click.echo(f"hostagent: {plain(error.message)}", err=True)
     if error.hint:
-        click.echo(f"  {error.hint}", err=True)
+        click.echo(f"  {plain(error.hint)}", err=True)
 
 
 def show_bug(error: Exception, as_json: bool) -> None:

@@ -9,6 +9,8 @@ import sys
 import threading
 import time
 
+from hostagent.cli.tables import plain
+
 
 class Progress:
     """Says sentences on standard error if it is a terminal and nobody asked for quiet."""
@@ -30,5 +32,5 @@ class Progress:
     def _write_for_ever(self) -> None:
         while True:
             sentence = self._sentences.get()
-            sys.stderr.write(f"[{time.monotonic() - self._began:6.2f} s] {sentence}\n")
+            sys.stderr.write(f"[{time.monotonic() - self._began:6.2f} s] {plain(sentence)}\n")
             sys.stderr.flush()

@@ -9,6 +9,7 @@ from hostagent.cli.globals import Globals
 from hostagent.cli.messages import show_json
 from hostagent.cli.progress import Progress
 from hostagent.cli.run_report import EXIT_CODES, report_to_json, show_report
+from hostagent.cli.tables import plain
 from hostagent.core.plan import Ending
 from hostagent.rules.verdict import SEVERITY
 
@@ -54,6 +55,6 @@ def _show_unfinished(globals_: Globals, sentences: list[str]) -> None:
         show_json({**head, "unfinished": sentences})
         return
     for sentence in sentences:
-        click.echo(sentence)
+        click.echo(plain(sentence))
     if not sentences:
         click.echo("Nothing to recover.")

@@ -10,7 +10,7 @@ import click
 
 from hostagent.cli.globals import Globals
 from hostagent.cli.messages import show_json
-from hostagent.cli.tables import milliseconds, seconds, table
+from hostagent.cli.tables import milliseconds, plain, seconds, table
 from hostagent.core.codec import plan_to_json
 from hostagent.core.plan import Ending, Plan
 from hostagent.rules.report import GuestReport, RunReport
@@ -36,7 +36,7 @@ def show_plan(globals_: Globals, plan: Plan) -> None:
         show_json({**document, "warnings": list(plan.warnings), "plan": plan_to_json(plan)})
         return
     terms = terms_of(plan)
-    click.echo(f"Host {plan.host.name}: would run {' '.join(terms.command)}")
+    click.echo(f"Host {plan.host.name}: would run {plain(' '.join(terms.command))}")
     click.echo(f"with these guests paused, for at most {terms.budget_ns / 1e9:g} s:\n")
     rows = [
         [guest.name, "skip" if guest.skip else "pause", guest.skip or guest.job]
@@ -89,9 +89,9 @@ def _sentence(report: RunReport) -> str:
         parts.append(f"took {update.duration_s:.3f} s")
     if report.reason:
         parts.append(report.reason)
-    return ", ".join(parts)
+    return plain(", ".join(parts))
 
 
 def _show_warnings(warnings: tuple[str, ...]) -> None:
     for warning in warnings:
-        click.echo(f"warning: {warning}", err=True)
+        click.echo(f"warning: {plain(warning)}", err=True)

@@ -13,7 +13,7 @@ import click
 
 from hostagent.cli.globals import Globals
 from hostagent.cli.messages import show_json
-from hostagent.cli.tables import table
+from hostagent.cli.tables import plain, table
 from hostagent.core.errors import LibvirtUnreachableError
 from hostagent.core.model import AgentState, Facts, Guest
 from hostagent.core.plan import PlannedGuest
@@ -113,10 +113,10 @@ def _show(globals_: Globals, seen: Status) -> None:
         if not seen.facts.guests:
             click.echo("No guests.")
     for left in seen.unfinished:
-        click.echo(f"\nUnfinished: {left.sentence}")
+        click.echo(f"\nUnfinished: {plain(left.sentence)}")
     if not globals_.quiet:
         for warning in seen.warnings:
-            click.echo(f"warning: {warning}", err=True)
+            click.echo(f"warning: {plain(warning)}", err=True)
 
 
 _HEAD = ["GUEST", "ID", "STATE", "REASON", "AGENT", "JOB"]

@@ -1,6 +1,7 @@
 """Plain, aligned, uncut tables: the same in a pipe and on a terminal.
 
-Layer: cli.
+Layer: cli. Names of guests and what their agents say were written by somebody else: nothing of them
+may move a cursor or set a title, so all that is not printable is shown escaped.
 """
 
 from collections.abc import Sequence
@@ -8,11 +9,20 @@ from collections.abc import Sequence
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Columns as wide as their widest cell, two spaces apart, nothing behind the last."""
-    lines = [list(head), *(list(row) for row in rows)]
+    lines = [[plain(cell) for cell in line] for line in (head, *rows)]
     widths = [max(len(line[column]) for line in lines) for column in range(len(head))]
     return "\n".join(
         "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
         for line in lines
+    )
+
+
+def plain(text: str) -> str:
+    """The text with all that is not printable (control characters above all) as \\x1b and so on."""
+    if text.isprintable():
+        return text
+    return "".join(
+        each if each.isprintable() else each.encode("unicode_escape").decode() for each in text
     )
 
 

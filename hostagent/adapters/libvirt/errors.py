@@ -20,6 +20,9 @@ from hostagent.core.errors import (
     UsageError,
 )
 
+LONGEST = 400
+"""Characters of libvirt's own message that are passed on: a guest's agent may write megabytes."""
+
 VIR_FROM_RPC = libvirt.VIR_FROM_RPC
 """The part of libvirt that carries calls: errors from here are about the connection."""
 
@@ -234,6 +237,7 @@ def translate(error: libvirt.libvirtError, doing: str = "", at: str = "") -> Hos
     libvirt was asked, for an error that is about the connection."""
     row = _row(error)
     told = " ".join((error.get_error_message() or str(error)).split())
+    told = told if len(told) <= LONGEST else f"{told[:LONGEST]} ..."
     lead = f"{doing}: " if doing else ""
     place = f" at {at}" if at and issubclass(row.becomes, LibvirtUnreachableError) else ""
     return row.becomes(f"{lead}{row.says}{place} ({told})", hint=row.hint)

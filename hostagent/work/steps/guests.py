@@ -4,6 +4,7 @@ became of those that ended.
 Layer: work. Only reads.
 """
 
+import shlex
 import time
 
 from hostagent.core.errors import HostagentError
@@ -82,15 +83,16 @@ class Census:
 def _what_became(guest: Guest) -> str:
     """Of one that something else ended. What was saved as it stood still does so again when it is
     started (libvirt saves the state too), and is then not ours to resume: a person has to know."""
+    resume = f"`virsh resume {shlex.quote(guest.name)}`"  # names may hold anything
     if guest.state is GuestState.PAUSED:
         return (
             "something else ended it and started it again, and it stands still "
-            f"({guest.reason}): `virsh resume {guest.name}` lets it run"
+            f"({guest.reason}): {resume} lets it run"
         )
     if guest.state is GuestState.SHUT_OFF and guest.reason == "saved":
         return (
             "something else saved it as it stood still: once started it stands still until "
-            f"`virsh resume {guest.name}`"
+            f"{resume}"
         )
     if guest.runs:
         return "something else ended it and started it again"
