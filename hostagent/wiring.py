@@ -18,9 +18,9 @@ from pathlib import Path
 from hostagent.adapters import run_files
 from hostagent.adapters.guardian import GuardianWatch, NoGuardian
 from hostagent.adapters.host.command import HostCommand
-from hostagent.adapters.host.locks import Holder, RunLock, holders
+from hostagent.adapters.host.locks import RunLock, holders, ourselves
 from hostagent.adapters.host.signals import put_off, told_to
-from hostagent.adapters.journal_file import JournalFile, MemoryJournal
+from hostagent.adapters.journal_file import JournalFile, MemoryJournal, boot_id
 from hostagent.adapters.libvirt import uri
 from hostagent.adapters.libvirt.agent import LibvirtAgent
 from hostagent.adapters.libvirt.guests import LibvirtGuests
@@ -58,10 +58,11 @@ LAST_SYNC_LIMIT_S = 2.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Unfinished:
-    """A run without an end, for status."""
+    """A run without an end, for status: left by a process that died, or still under way."""
 
     run: str
     started: str
+    under_way: bool
     sentence: str
 
 
@@ -94,7 +95,7 @@ class Site:
             inbox: Inbox = queue.SimpleQueue()
             with told_to(inbox.put):  # from the first row on, so that a stopped run has its end
                 journal, state = self._begin(files, plan)
-                lock.name(Holder(run=plan.run, pid=os.getpid(), state_dir=str(self._state_dir)))
+                lock.name(ourselves(plan.run, self._state_dir))
                 return self._drive(files, journal, state, lock, inbox, output=output, say=say)
 
     def recover(self, *, say: Say) -> list[RunReport]:
@@ -107,7 +108,11 @@ class Site:
 
     def unfinished(self) -> list[Unfinished]:
         """What runs left unfinished; nothing is done about it."""
-        return [_unfinished(files, state) for files, state in self._all_left()]
+        living = {holder.run: holder.pid for _, holder in holders() if holder.lives}
+        return [
+            _unfinished(files.run, state, living.get(files.run))
+            for files, state in self._all_left()
+        ]
 
     def _facts(self) -> Facts:
         facts = LibvirtGuests(self._uri).facts()
@@ -164,7 +169,9 @@ class Site:
             for files, state in self._left(place):
                 if state.plan.host.uuid == lock.host_uuid and files.run not in held.values():
                     reports.append(self._take_over(files, state, say))
-        if all(_is_over(found) for found in reports):
+        over = [found.run for found in reports if _is_over(found)]
+        run_files.forget_lists(places, over)
+        if len(over) == len(reports):
             lock.name(None)
         return reports
 
@@ -313,12 +320,16 @@ def _new_run() -> str:
     return f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{os.getpid()}"
 
 
-def _unfinished(files: RunFiles, state: State) -> Unfinished:
+def _unfinished(run: str, state: State, pid: int | None) -> Unfinished:
+    """`pid` is the process that drives it, if that lives."""
     progress = Progress(state)
     names = [guest.name for guest in progress.guests if guest.uuid in progress.to_resume]
+    if state.boot_id != boot_id():  # no process that it knew is left
+        names = []
     what = f"guests that may be paused: {', '.join(names)}" if names else "no guest is paused by it"
+    sentence = f"run {run} has no end; {what}; `hostagent recover` finishes it"
+    if pid is not None:
+        sentence = f"run {run} is under way (pid {pid}); {what}"
     return Unfinished(
-        run=files.run,
-        started=files.run.partition("-")[0],
-        sentence=f"run {files.run} has no end; {what}; `hostagent recover` finishes it",
+        run=run, started=run.partition("-")[0], under_way=pid is not None, sentence=sentence
     )

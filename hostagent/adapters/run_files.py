@@ -7,7 +7,8 @@ journal has no `ended` row.
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -165,6 +166,14 @@ def held_guests(state_dir: Path) -> dict[str, str]:
         if waiting and processes.alive(guardian):
             held.update(dict.fromkeys(guests, path.name.removesuffix(".guardian.json")))
     return held
+
+
+def forget_lists(places: Iterable[Path], runs: Iterable[str]) -> None:
+    """Remove what the dead guardians of these runs had still to bring back: it is done, and a
+    guardian that its unit starts again must not do it later."""
+    for files in (RunFiles(state_dir=place, run=run) for run in runs for place in places):
+        with suppress(OSError):
+            files.guardian_list.unlink(missing_ok=True)
 
 
 def tidy(state_dir: Path) -> None:

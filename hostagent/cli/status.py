@@ -113,7 +113,8 @@ def _show(globals_: Globals, seen: Status) -> None:
         if not seen.facts.guests:
             click.echo("No guests.")
     for left in seen.unfinished:
-        click.echo(f"\nUnfinished: {plain(left.sentence)}")
+        label = "Under way" if left.under_way else "Unfinished"
+        click.echo(f"\n{label}: {plain(left.sentence)}")
     if not globals_.quiet:
         for warning in seen.warnings:
             click.echo(f"warning: {plain(warning)}", err=True)
@@ -176,7 +177,12 @@ def to_json(seen: Status) -> dict[str, Any]:
         },
         "guests": [_guest_json(guest) for guest in facts.guests] if facts else None,
         "unfinished": [
-            {"run": left.run, "started": left.started, "sentence": left.sentence}
+            {
+                "run": left.run,
+                "started": left.started,
+                "under_way": left.under_way,
+                "sentence": left.sentence,
+            }
             for left in seen.unfinished
         ],
     }

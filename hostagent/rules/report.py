@@ -262,6 +262,8 @@ def _without_libvirt(progress: Progress, names: Mapping[str, str]) -> Iterator[s
 
 def _uncounted(progress: Progress) -> Iterator[str]:
     closed = progress.closed(Verb.CENSUS)
+    if Verb.CENSUS in progress.state.open:
+        yield "guests that were started in mid-run are not listed: libvirt did not answer in time"
     if closed is not None and closed.outcome.result == "unread":
         yield f"guests that were started in mid-run are not listed: {closed.outcome.reason}"
 

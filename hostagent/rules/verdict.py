@@ -98,8 +98,10 @@ def _brought_back(progress: Progress, paused: str, back: GuestOutcome) -> GuestR
     if paused != "paused":
         return GuestResult(result="unpaused", reason="it could not be paused in time")
     if back.result == "running" and not _outlasted_the_command(progress, back):
-        reason = back.reason or "somebody else had resumed it before the command ended"
-        return GuestResult(result="unpaused", reason=reason)
+        why = "somebody else had resumed it before the command ended"
+        if progress.crashes:
+            why = "it ran when hostagent had died; since when is not known"
+        return GuestResult(result="unpaused", reason=back.reason or why)
     return GuestResult(result="paused", reason=back.reason)
 
 

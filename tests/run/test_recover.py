@@ -50,6 +50,12 @@ def _journal(agent: Agent) -> Path:
     return killing.journals(agent)[-1]
 
 
+def _listed(agent: Agent) -> list[str]:
+    """Whom the guardian still has to bring back."""
+    (file,) = agent.state_dir.glob("runs/*.guardian.json")
+    return [guest["name"] for guest in json.loads(file.read_bytes())["guests"]]
+
+
 def test_only_what_we_paused(
     agent: Agent, witnesses: dict[str, Witness], light_host: Host, update: Update
 ) -> None:
@@ -59,6 +65,7 @@ def test_only_what_we_paused(
     recovered = agent.run("recover")
     assert recovered.code == 0, recovered
     _assert_all_run(witnesses, "g3")
+    assert not list(agent.state_dir.glob("runs/*.guardian.json"))
     owned.resume()
 
 
@@ -91,7 +98,7 @@ def test_a_guest_that_its_owner_paused_after_hostagent_brought_it_back(
     hung, owned = light_host.guest("g2"), light_host.guest("g1")
     hung.freeze()
     update.tell()
-    wait_for(lambda: witnesses["g1"].status() == "running", 5, "the others")
+    wait_for(lambda: _listed(agent) == ["g2"], 5, "the others")
     process.kill()
     process.wait()
     owned.suspend()
@@ -160,6 +167,20 @@ def test_run_from_another_state_directory(
     assert _another(orphans, tmp_path / "other").run("run", "--", "true").code == 0
     assert not killing.without_end(orphans)
     assert all(len(witness.pauses()) == 2 for witness in witnesses.values())
+
+
+def test_a_run_under_way_is_not_called_unfinished(
+    agent: Agent, witnesses: dict[str, Witness], update: Update
+) -> None:
+    process = agent.start("run", "--", *update.until_told())
+    killing.wait_paused(witnesses.values())
+    wait_for(lambda: update.began() == 1, 5, "the update to begin")
+    (run,) = agent.run("status").document["unfinished"]
+    update.tell()
+    agent.wait(process)
+    assert run["under_way"]
+    assert f"under way (pid {process.pid})" in run["sentence"]
+    assert agent.run("status").document["unfinished"] == []
 
 
 @pytest.mark.parametrize(

@@ -15,8 +15,10 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from hostagent.adapters.host import processes
 from hostagent.core.codec import CodecError, decode
 from hostagent.core.errors import RefusedError
+from hostagent.core.ports import CommandId
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,6 +28,19 @@ class Holder:
     run: str
     pid: int
     state_dir: str
+    start_ticks: int = 0
+
+    @property
+    def lives(self) -> bool:
+        """Whether its process lives: then the run is under way, not left."""
+        return processes.alive(CommandId(pid=self.pid, start_ticks=self.start_ticks))
+
+
+def ourselves(run: str, state_dir: Path) -> Holder:
+    """This process as the holder of the lock."""
+    process = processes.identify(os.getpid())
+    ticks = process.start_ticks if process is not None else 0
+    return Holder(run=run, pid=os.getpid(), state_dir=str(state_dir), start_ticks=ticks)
 
 
 class RunLock:
