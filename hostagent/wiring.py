@@ -99,11 +99,18 @@ class Site:
                 return self._drive(files, journal, state, lock, inbox, output=output, say=say)
 
     def recover(self, *, say: Say) -> list[RunReport]:
-        """Finish every run that was left unfinished. Raises RefusedError while one is under way."""
-        reports = []
+        """Finish every run that was left unfinished. Raises RefusedError where one is under way,
+        after what was left on other hosts of this machine is brought back."""
+        reports, refused = [], None
         for host_uuid in dict.fromkeys(state.plan.host.uuid for _, state in self._all_left()):
-            with self._locked(host_uuid) as lock, put_off():
-                reports += self._bring_back(lock, say)
+            try:
+                with self._locked(host_uuid) as lock, put_off():
+                    reports += self._bring_back(lock, say)
+            except RefusedError as error:
+                refused = refused or error
+        if refused is not None:
+            refused.changed = bool(reports)
+            raise refused
         return reports
 
     def unfinished(self) -> list[Unfinished]:

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from hostagent.adapters.host.locks import RunLock
 from lab import Witness
 from lab.host import Host
 from tests.run import killing
@@ -167,6 +168,23 @@ def test_run_from_another_state_directory(
     assert _another(orphans, tmp_path / "other").run("run", "--", "true").code == 0
     assert not killing.without_end(orphans)
     assert all(len(witness.pauses()) == 2 for witness in witnesses.values())
+
+
+def test_another_host_that_is_busy_keeps_no_guest_waiting(
+    orphans: Agent, witnesses: dict[str, Witness], light_host: Host
+) -> None:
+    """Two hosts on one machine, one state directory: on the other one a run is under way."""
+    other = "0" * 8 + light_host.uuid[8:]
+    theirs = _journal(orphans).read_text().replace(light_host.uuid, other)
+    _journal(orphans).with_name("00000000T000000-1.jsonl").write_text(theirs)
+    lock = RunLock(other)
+    lock.acquire()
+    recovered = orphans.run("recover")
+    lock.release()
+    lock.guardian_path.with_name(f"hostagent-{other}.lock").unlink()
+    assert recovered.code == 4, recovered
+    assert recovered.document["changed"] is True
+    _assert_all_run(witnesses)
 
 
 def test_a_run_under_way_is_not_called_unfinished(

@@ -141,6 +141,6 @@ def _read(file: int) -> Holder | None:
 
 
 def _held_by(holder: Holder | None) -> str:
-    if holder is None:
-        return "another run is under way on this host"
+    if holder is None or not holder.lives:  # the text is of a run that died, until it is recovered
+        return "another hostagent begins or recovers a run on this host"
     return f"run {holder.run} is under way on this host (pid {holder.pid}, {holder.state_dir})"
