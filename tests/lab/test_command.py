@@ -9,6 +9,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -100,7 +101,8 @@ def test_down_after_a_killed_up_leaves_nothing(run: Run, name: str, after_s: flo
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
-    with pytest.raises(subprocess.TimeoutExpired):
+    # A fast machine is up by then: what is taken away is an ordinary lab.
+    with suppress(subprocess.TimeoutExpired):
         up.wait(timeout=after_s)
     up.kill()
     up.wait()

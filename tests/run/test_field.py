@@ -68,7 +68,7 @@ def test_events_after_libvirtd_was_replaced(
     pid = light_host.libvirtd_pid()
     steps = [
         kill_libvirtd(light_host, number),
-        f"while Path('/proc/{pid}/exe').exists(): time.sleep(0.01)",
+        f"while Path('/proc/{pid}').exists(): time.sleep(0.01)",
         start_libvirtd(light_host),
         "time.sleep(1)",
     ]
