@@ -1,9 +1,10 @@
-"""One guest's resume through libvirt: look, resume, look again.
+"""One guest's resume through libvirt: look and resume, then look again.
 
-Layer: guardian. It runs in a worker's thread of connect.Lines and may hang there. Invariants: the
-guest is resumed only if it is paused by user, in the process that we know, and that process is
-looked at right before; neither a success returned nor a state that libvirtd had saved before it was
-restarted is believed. Errors: libvirt.libvirtError, and NotYet for "ask again".
+Layer: guardian. Both halves run in a worker's thread of connect.Lines and may hang there; the
+second is queued behind all first halves, so that no guest stands still while another is only read
+back. Invariants: the guest is resumed only if it is paused by user, in the process that we know,
+and that process is looked at right before; neither a success returned nor a state that libvirtd had
+saved before it was restarted is believed. Errors: libvirt.libvirtError, and NotYet for "ask again".
 """
 
 import time
@@ -30,8 +31,16 @@ class NotYet:
     busy: bool = False
 
 
-def through_libvirt(domain: libvirt.virDomain, target: Target) -> Back | NotYet:
-    """In a worker's thread: look, resume, look again."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Called:
+    """The resume was called and has returned, which proves nothing; the bounds of that call."""
+
+    called_ns: int
+    returned_ns: int
+
+
+def look_and_resume(domain: libvirt.virDomain, target: Target) -> Back | NotYet | Called:
+    """The first half."""
     state, reason = domain.state()
     if state in RUNS:
         # A libvirtd that has just started tells the state it had saved until it has spoken to
@@ -52,19 +61,23 @@ def through_libvirt(domain: libvirt.virDomain, target: Target) -> Back | NotYet:
         if error.get_error_code() != libvirt.VIR_ERR_OPERATION_INVALID:
             raise
         called_ns = 0
-    returned_ns = time.monotonic_ns()
+    return Called(called_ns=called_ns, returned_ns=time.monotonic_ns())
+
+
+def look_again(domain: libvirt.virDomain, target: Target, called: Called) -> Back | NotYet:
+    """The second half: what the call really did."""
     state, reason = domain.state()
     if state not in RUNS:
         late = _judge(domain, target, state, reason)
         return late or NotYet(reason="it is paused although the resume returned")
-    if not called_ns:
+    if not called.called_ns:
         return plain(target, Result.RUNNING, "", "libvirt")
     return Back(
         uuid=target.uuid,
         result=Result.RESUMED,
         way="libvirt",
-        called_ns=called_ns,
-        returned_ns=returned_ns,
+        called_ns=called.called_ns,
+        returned_ns=called.returned_ns,
     )
 
 

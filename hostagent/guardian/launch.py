@@ -76,7 +76,7 @@ def _systemd_run(unit: str, env: Mapping[str, str]) -> list[str]:
     """systemd-run(1) with a unit that comes back after a SIGKILL, and is never the OOM killer's."""
     properties = (
         "Restart=on-failure",
-        "RestartSec=0",
+        "RestartSec=20ms",
         "StartLimitIntervalSec=0",
         "OOMScoreAdjust=-1000",
         "KillMode=mixed",

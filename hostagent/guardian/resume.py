@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from queue import Empty, SimpleQueue
 
 from hostagent.guardian import qmp
-from hostagent.guardian.by_libvirt import NotYet, through_libvirt
+from hostagent.guardian.by_libvirt import Called, NotYet, look_again, look_and_resume
 from hostagent.guardian.connect import Lines, Ticket, Unreachable
 from hostagent.guardian.daemon import HungDaemon
 from hostagent.guardian.probe import Awake, Probe, ask_worker
@@ -64,7 +64,7 @@ class _Try:
         return self.ticket is not None
 
 
-_Answer = Back | NotYet | qmp.Outcome | Exception
+_Answer = Back | NotYet | Called | qmp.Outcome | Exception
 
 
 class Resumer:
@@ -115,8 +115,8 @@ class _Round:
         self._ask_libvirt()
         self._resumer.probe.ask_now()
         while self._open and awake.passed_ns() < limit_ns:
-            self._listen()
-            self._ask_libvirt()
+            heard = self._listen()
+            self._ask_libvirt(looking_after_asked=not heard)
             if self._open and self._unusable():
                 self._without_libvirt()
         for attempt in list(self._open.values()):
@@ -124,10 +124,14 @@ class _Round:
 
     # through libvirt
 
-    def _ask_libvirt(self) -> None:
-        """Ask for every guest that is due. One whose QEMU is stopped is only waited for."""
+    def _ask_libvirt(self, *, looking_after_asked: bool = False) -> None:
+        """Ask for every guest that is due. One whose QEMU is stopped is only waited for. Those that
+        were asked are looked after when no answer came for a tick: to read /proc for all of them
+        at every answer would hold up the very calls that bring them back."""
         now_ns = time.monotonic_ns()
         for attempt in list(self._open.values()):
+            if attempt.asked and not looking_after_asked:
+                continue
             state = attempt.target.state()
             if not state:
                 self._close(plain(attempt.target, Result.GONE, "its QEMU process has ended"))
@@ -146,23 +150,24 @@ class _Round:
         attempt.asked_ns = time.monotonic_ns()
         attempt.ticket = self._resumer.lines.submit(
             target.uuid,
-            lambda domain: through_libvirt(domain, target),
+            lambda domain: look_and_resume(domain, target),
             lambda answer: put((target.uuid, answer)),
         )
         if self._silence is None:
             self._silence = Awake()
 
-    def _listen(self) -> None:
-        """Take all answers that are there, or wait a tick for one."""
-        wait_s = TICK_S
+    def _listen(self) -> bool:
+        """Take all answers that are there, or wait a tick for one; whether there was one."""
+        wait_s, heard = TICK_S, False
         while self._open:
             try:
                 uuid, answer = self._inbox.get(timeout=wait_s) if wait_s else self._inbox.get(False)
             except Empty:
-                return
-            wait_s = 0
+                return heard
+            wait_s, heard = 0, True
             if uuid in self._open:
                 self._hear(self._open[uuid], answer)
+        return heard
 
     def _hear(self, attempt: _Try, answer: _Answer) -> None:
         if isinstance(answer, qmp.Outcome):
@@ -174,7 +179,9 @@ class _Round:
         if not isinstance(answer, Unreachable):
             self._answered = True
             self._silence = Awake()
-        if isinstance(answer, Back):
+        if isinstance(answer, Called):
+            self._look_again(attempt, answer)
+        elif isinstance(answer, Back):
             self._close(answer)
         elif isinstance(answer, NotYet):
             attempt.reason = answer.reason
@@ -185,6 +192,14 @@ class _Round:
             self._resumer.probe.ask_now()
         else:
             attempt.reason = f"libvirt: {answer}"
+
+    def _look_again(self, attempt: _Try, called: Called) -> None:
+        target, put = attempt.target, self._inbox.put
+        attempt.ticket = self._resumer.lines.submit(
+            target.uuid,
+            lambda domain: look_again(domain, target, called),
+            lambda answer: put((target.uuid, answer)),
+        )
 
     # without libvirt
 
