@@ -127,7 +127,8 @@ class Site:
             facts,
             held=run_files.held_guests(self._state_dir),
             running_commands={
-                command.pid: line for command, line in run_files.living_commands(self._state_dir)
+                command.pid: line
+                for command, line in run_files.living_commands(self._state_dir, facts.host.uuid)
             },
         )
 
@@ -170,15 +171,19 @@ class Site:
         places = [self._state_dir]
         if lock.left_by is not None and Path(lock.left_by.state_dir) not in places:
             places.append(Path(lock.left_by.state_dir))
-        reports = []
+        reports, left_alone = [], False
         for place in places:
-            held = run_files.held_guests(place)
+            held = set(run_files.held_guests(place).values())
             for files, state in self._left(place):
-                if state.plan.host.uuid == lock.host_uuid and files.run not in held.values():
+                if state.plan.host.uuid != lock.host_uuid:
+                    continue
+                if files.run in held:
+                    left_alone = True
+                else:
                     reports.append(self._take_over(files, state, say))
         over = [found.run for found in reports if _is_over(found)]
         run_files.forget_lists(places, over)
-        if len(over) == len(reports):
+        if len(over) == len(reports) and not left_alone:
             lock.name(None)
         return reports
 

@@ -8,6 +8,7 @@ that were left behind. The fixtures' contract is in docs/how-to/use-the-lab.md.
 """
 
 import os
+import subprocess
 import sys
 import uuid
 from collections.abc import Callable, Iterator, Sequence
@@ -63,9 +64,9 @@ def pytest_terminal_summary(
             terminalreporter.line(f"{group}: {reason}")
 
 
-def _cannot(config: pytest.Config, tier: Tier, reason: str) -> None:
-    """This machine can't do a tier: skipped, or failed where everything has to run."""
-    config.stash[not_run_key][str(tier)] = reason
+def _cannot(config: pytest.Config, group: str, reason: str) -> None:
+    """This machine can't do a group: skipped, or failed where everything has to run."""
+    config.stash[not_run_key][group] = reason
     if os.environ.get("CI") == "true":
         pytest.fail(reason, pytrace=False)
     pytest.skip(reason)
@@ -83,7 +84,7 @@ def _make_lab(
             continue
         except CannotRun as error:
             reason = str(error)
-        _cannot(config, tier, reason)
+        _cannot(config, str(tier), reason)
     raise LabError("every lab name is in use")
 
 
@@ -141,6 +142,15 @@ def audit(request: pytest.FixtureRequest) -> Iterator[Audit]:
     left = left_processes(verdict.mark, directory)
     if left:
         pytest.fail(f"audit: {'; '.join(left)}", pytrace=False)
+
+
+@pytest.fixture
+def read_only_mounts(request: pytest.FixtureRequest) -> None:
+    """Root is stopped by no permission: what it must not write to has to be mounted read-only."""
+    probe = ["unshare", "--mount", "true"]
+    if os.geteuid() == 0 and subprocess.run(probe, capture_output=True, check=False).returncode:
+        reason = "a read-only directory for root: unshare --mount is not permitted"
+        _cannot(request.config, "read-only mounts", reason)
 
 
 @pytest.fixture

@@ -84,14 +84,14 @@ def _is_unfinished(path: Path) -> bool:
     return bool(text.strip()) and not last.startswith(b'{"row":"ended"')
 
 
-def living_commands(state_dir: Path) -> Iterator[tuple[CommandId, str]]:
-    """Commands of earlier runs that still live, with their command lines."""
+def living_commands(state_dir: Path, host_uuid: str) -> Iterator[tuple[CommandId, str]]:
+    """Commands of this host's runs that still live, with their command lines."""
     for files in all_runs(state_dir):
         try:
             state = files.state()
         except (OSError, JournalError):
             continue
-        if state.boot_id != boot_id():
+        if state.boot_id != boot_id() or state.plan.host.uuid != host_uuid:
             continue
         for command in _commands(state):
             if processes.alive(command):

@@ -88,7 +88,8 @@ def _systemd_run(unit: str, env: Mapping[str, str]) -> list[str]:
         name for name in env if name in PASSED_ON or name.startswith(PASSED_ON_PREFIXES)
     )
     return [
-        "systemd-run",
+        # Not by PATH: a caller's poor one must not cost the guardian its own unit.
+        "/usr/bin/systemd-run",
         *(() if os.geteuid() == 0 else ("--user",)),
         "--quiet",
         "--pipe",

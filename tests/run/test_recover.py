@@ -268,7 +268,7 @@ def test_damaged_journal(orphans: Agent, witnesses: dict[str, Witness], damage: 
 
 
 @pytest.fixture
-def read_only(orphans: Agent) -> Iterator[Sequence[str]]:
+def read_only(read_only_mounts: None, orphans: Agent) -> Iterator[Sequence[str]]:
     """The words that make a command see the state directory read-only."""
     directory = str(orphans.state_dir)
     if os.geteuid() == 0:
@@ -283,7 +283,7 @@ def read_only(orphans: Agent) -> Iterator[Sequence[str]]:
 
 
 def test_state_directory_read_only(
-    orphans: Agent, witnesses: dict[str, Witness], read_only: Sequence[str]
+    read_only: Sequence[str], orphans: Agent, witnesses: dict[str, Witness]
 ) -> None:
     """Guests come back although nothing can be written; the end is written when it can be."""
     words = [*read_only, *orphans.command("recover")]
