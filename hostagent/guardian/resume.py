@@ -20,7 +20,7 @@ Times are CLOCK_MONOTONIC in ns, but limits count only time in which this proces
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from queue import Empty, SimpleQueue
 
 from hostagent.guardian import qmp
@@ -58,6 +58,7 @@ class _Try:
     qmp_tries: int = 0
     reason: str = ""
     busy: bool = False
+    called: Called | None = None
 
     @property
     def asked(self) -> bool:
@@ -180,9 +181,10 @@ class _Round:
             self._answered = True
             self._silence = Awake()
         if isinstance(answer, Called):
+            attempt.called = answer
             self._look_again(attempt, answer)
         elif isinstance(answer, Back):
-            self._close(answer)
+            self._close(_ours(answer, attempt.called))
         elif isinstance(answer, NotYet):
             attempt.reason = answer.reason
             attempt.busy = answer.busy
@@ -292,3 +294,17 @@ class _Round:
         if attempt.ticket is not None:
             attempt.ticket.cancel()
         self._on_back(back)
+
+
+def _ours(back: Back, called: Called | None) -> Back:
+    """A guest that runs after a resume of ours had returned was resumed by us, also when libvirt
+    was lost before it could be read back and another look was needed."""
+    if back.result is not Result.RUNNING or called is None or not called.called_ns:
+        return back
+    return replace(
+        back,
+        result=Result.RESUMED,
+        way="libvirt",
+        called_ns=called.called_ns,
+        returned_ns=called.returned_ns,
+    )
