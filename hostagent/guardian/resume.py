@@ -188,6 +188,8 @@ class _Round:
         elif isinstance(answer, NotYet):
             attempt.reason = answer.reason
             attempt.busy = answer.busy
+            if not answer.busy:  # read back, and not running: that call did not bring it back
+                attempt.called = None
         elif isinstance(answer, Unreachable):
             attempt.reason = str(answer)
             attempt.ask_at_ns = time.monotonic_ns() + AGAIN_LOST_NS
