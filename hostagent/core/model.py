@@ -9,6 +9,8 @@ https://libvirt.org/html/libvirt-libvirt-domain.html).
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from hostagent.core.clock import ClockDefinition
+
 
 class GuestState(StrEnum):
     """The state of a guest in virsh's words."""
@@ -54,7 +56,8 @@ class Guest:
     """One guest as it was seen at one moment.
 
     `job` names a running job (migration, save, dump, backup ...) or is empty. `process` and
-    `monitor` (path of its QEMU monitor socket) are absent for a guest that has no process.
+    `monitor` (path of its QEMU monitor socket) are absent for a guest that has no process. `clock`
+    is what libvirt was told of its clock.
     """
 
     name: str
@@ -65,6 +68,7 @@ class Guest:
     process: Process | None = None
     monitor: str = ""
     agent: AgentState = AgentState.NONE
+    clock: ClockDefinition = field(default_factory=ClockDefinition)
 
     @property
     def runs(self) -> bool:

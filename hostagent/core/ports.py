@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from hostagent.core.clock import Answer, Question
 from hostagent.core.journal import Entry, GuestOutcome, Row
 from hostagent.core.model import Facts, Guest
 from hostagent.core.plan import Plan, PlannedGuest
@@ -22,21 +23,6 @@ class Journal(Protocol):
     def sync(self) -> None:
         """Wait until all that was appended is on the disk. May hang as long as the disk does;
         call it from a thread that can be left behind. Raises OSError."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ClockReading:
-    """One reading of a guest's clock through its agent.
-
-    `behind_ns` is the host's monotonic clock minus the guest's time: only differences of two
-    readings mean anything. `offset_ns` is guest minus host wall clock. The truth lies within
-    `uncertainty_ns` (half the round trip) of both. `reason` says why there is no reading.
-    """
-
-    offset_ns: int | None = None
-    behind_ns: int | None = None
-    uncertainty_ns: int | None = None
-    reason: str = ""
 
 
 class Guests(Protocol):
@@ -97,13 +83,15 @@ class Pauser(Protocol):
 
 
 class Agent(Protocol):
-    """The QEMU guest agents."""
+    """The QEMU guest agents. Safe to call from many threads, for different guests."""
 
-    def read_clocks(
-        self, guests: Sequence[PlannedGuest], limit_ns: int
-    ) -> Mapping[str, ClockReading]:
-        """Read each guest's clock, few at once; one that hangs delays no other beyond its own
-        limit."""
+    def ask(self, uuid: str, question: Question) -> Answer:
+        """Put one question to one guest's agent. Never raises. Takes up to 2 s for an agent that
+        hangs (twice that where the channel must be brought into step again), and without limit
+        where libvirt itself hangs: call it from a thread that can be left behind."""
+
+    def await_connected(self, uuid: str, until_ns: int) -> bool:
+        """Wait until this guest's agent is connected, at most until then; whether it is."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
