@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
+from hostagent.core.clock import ClockDefinition
 from hostagent.core.model import Host, Process
 
 Json = str | int | float | bool | None | list[Any] | dict[str, Any]
@@ -22,6 +23,7 @@ class Verb(StrEnum):
     PREPARE = "prepare"
     AWAIT_JOBS = "await-jobs"
     READ_CLOCKS = "read-clocks"
+    SYNC_CLOCKS = "sync-clocks"
     LAUNCH = "launch"
     ARM = "arm"
     PAUSE = "pause"
@@ -90,13 +92,16 @@ Decision = Do | Wait | Done
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlannedGuest:
     """A guest as the plan saw it. `skip` is why it is left alone, empty for a chosen guest; one
-    that `runs` all the same is not paused while the update is applied."""
+    that `runs` all the same is not paused while the update is applied. `channel`: it has an
+    agent's channel; `agent`: and an agent was connected to it."""
 
     uuid: str
     name: str
     process: Process | None = None
     monitor: str = ""
     agent: bool = False
+    channel: bool = False
+    clock: ClockDefinition = field(default_factory=ClockDefinition)
     job: str = ""
     runs: bool = False
     skip: str = ""

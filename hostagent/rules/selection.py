@@ -60,6 +60,8 @@ def planned(guest: Guest, held_by: str) -> PlannedGuest:
         process=guest.process,
         monitor=guest.monitor,
         agent=guest.agent is AgentState.CONNECTED,
+        channel=guest.agent is not AgentState.NONE,
+        clock=guest.clock,
         job=guest.job,
         runs=guest.runs,
         skip=skip_reason(guest, held_by),
