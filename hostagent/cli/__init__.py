@@ -22,6 +22,7 @@ from hostagent.core.errors import HostagentError, UsageError
 COMMANDS = {
     "run": "Pause guests, run a command, resume them, and report each pause.",
     "status": "Show this host, its guests, and what a run left unfinished.",
+    "clock": "Show how right guests' clocks are, and set them.",
     "recover": "Bring back what a run that died had paused.",
 }
 

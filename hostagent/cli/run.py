@@ -59,6 +59,13 @@ from hostagent.rules.request import Request, Terms
     is_flag=True,
     help="Go on although the command of an earlier run still lives.",
 )
+@click.option(
+    "--agent-wait",
+    type=Duration(0),
+    default="6s",
+    show_default=True,
+    help="How long to wait, after the pause, for an agent that is away, to set its guest's clock.",
+)
 @click.option("--prepare", default="", metavar="CMD", help="Run before, while guests run.")
 @click.option(
     "--verify",
@@ -113,6 +120,7 @@ def _request(options: dict[str, Any]) -> Request:
         budget_ns=options["budget"],
         suspend_limit_ns=options["suspend_limit"],
         kill_after_ns=options["kill_after"],
+        agent_wait_ns=options["agent_wait"],
         allow_unpaused=options["allow_unpaused"],
         all_guests=not options["guests"],
     )

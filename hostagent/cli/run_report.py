@@ -10,9 +10,10 @@ import click
 
 from hostagent.cli.globals import Globals
 from hostagent.cli.messages import show_json
-from hostagent.cli.tables import milliseconds, plain, seconds, table
+from hostagent.cli.tables import milliseconds, offset, plain, seconds, table
 from hostagent.core.codec import plan_to_json
 from hostagent.core.plan import Ending, Plan
+from hostagent.rules.clock_outcome import ClockReport
 from hostagent.rules.report import GuestReport, RunReport
 from hostagent.rules.request import terms_of
 from hostagent.rules.verdict import exit_words
@@ -63,7 +64,7 @@ def report_to_json(report: RunReport) -> dict[str, Any]:
     return {"schema": "hostagent.run/1", **asdict(report)}
 
 
-_HEAD = ["GUEST", "RESULT", "PAUSE", "+/-", "SOURCE", "API", "CLOCK FELL BEHIND", "REASON"]
+_HEAD = ["GUEST", "RESULT", "PAUSE", "+/-", "SOURCE", "CLOCK FELL BEHIND", "CLOCK NOW", "REASON"]
 
 
 def _row(guest: GuestReport) -> list[str]:
@@ -73,10 +74,18 @@ def _row(guest: GuestReport) -> list[str]:
         seconds(guest.pause_s),
         milliseconds(guest.pause_uncertainty_s),
         guest.pause_source or "-",
-        seconds(guest.pause_api_s),
         seconds(guest.pause_guest_clock_s),
+        _clock_now(guest.clock),
         guest.reason,
     ]
+
+
+def _clock_now(clock: ClockReport) -> str:
+    """Its offset after all that was done, and whether that counts as right."""
+    if clock.offset_after_s is None:
+        return "unsynced" if clock.synced is False else "-"
+    shown = f"{offset(clock.offset_after_s)} +/-{offset(clock.uncertainty_s).lstrip('+')}"
+    return shown if clock.synced is not False else f"{shown}, unsynced"
 
 
 def _sentence(report: RunReport) -> str:

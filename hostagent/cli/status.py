@@ -1,22 +1,22 @@
 """`hostagent status`: this host, its guests, and what a run left unfinished.
 
 Layer: cli. Never acts: no lock is taken, nothing is brought back. Connected agents of running
-guests are asked for the time once, since an open channel alone does not show a stuck one. Where
-libvirt is unreachable the rest is still shown, before the error.
+guests are asked for the time once: for the offset of their clocks, and since an open channel alone
+does not show a stuck one. Where libvirt is unreachable the rest is still shown, before the error.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from hostagent.cli.globals import Globals
 from hostagent.cli.messages import show_json
-from hostagent.cli.tables import plain, table
+from hostagent.cli.tables import offset, plain, table
+from hostagent.core.clock import ClockReading, NoAnswer, Refusal
 from hostagent.core.errors import LibvirtUnreachableError
 from hostagent.core.model import AgentState, Facts, Guest
-from hostagent.core.plan import PlannedGuest
 
 if TYPE_CHECKING:
     from hostagent.adapters.host.facts import HostClock, HostFacts
@@ -36,6 +36,7 @@ class Status:
     warnings: tuple[str, ...]
     facts: Facts | None = None
     versions: "Versions | None" = None
+    clocks: Mapping[str, ClockReading | NoAnswer] = field(default_factory=dict)
 
 
 @click.command()
@@ -77,25 +78,35 @@ def _with_libvirt(globals_: Globals, seen: Status) -> Status:
     warnings = seen.warnings
     if not facts.host.qmp.allowed:
         warnings += (f"guests can't be resumed without libvirt: {facts.host.qmp.refusal}",)
+    clocks = _clocks(facts)
     return replace(
         seen,
-        facts=replace(facts, guests=_with_agents(facts)),
+        facts=replace(facts, guests=_with_agents(facts, clocks)),
+        clocks=clocks,
         versions=guests.versions(),
         warnings=warnings,
     )
 
 
-def _with_agents(facts: Facts) -> tuple[Guest, ...]:
-    """The guests, with agents that do not answer marked as stuck."""
-    from hostagent.adapters.libvirt.agent import NO_ANSWER, LibvirtAgent
+def _clocks(facts: Facts) -> "Mapping[str, ClockReading | NoAnswer]":
+    """What the connected agents of running guests say of their clocks."""
+    from hostagent.wiring.clocks import read_clocks
 
     asked = [
-        PlannedGuest(uuid=guest.uuid, name=guest.name, agent=True)
-        for guest in facts.guests
-        if guest.runs and guest.agent is AgentState.CONNECTED
+        guest.uuid for guest in facts.guests if guest.runs and guest.agent is AgentState.CONNECTED
     ]
-    readings = LibvirtAgent(facts.host.uri).read_clocks(asked, AGENT_LIMIT_NS, reads=1)
-    stuck = {uuid for uuid, reading in readings.items() if reading.reason == NO_ANSWER}
+    return read_clocks(facts.host.uri, asked, AGENT_LIMIT_NS, reads=1)
+
+
+def _with_agents(
+    facts: Facts, clocks: "Mapping[str, ClockReading | NoAnswer]"
+) -> tuple[Guest, ...]:
+    """The guests, with agents that do not answer marked as stuck."""
+    stuck = {
+        uuid
+        for uuid, answer in clocks.items()
+        if isinstance(answer, NoAnswer) and answer.refusal is Refusal.NO_ANSWER
+    }
     return tuple(
         replace(guest, agent=AgentState.STUCK) if guest.uuid in stuck else guest
         for guest in facts.guests
@@ -109,7 +120,7 @@ def _show(globals_: Globals, seen: Status) -> None:
     click.echo(table(["HOST", seen.facts.host.name if seen.facts else "-"], _host_rows(seen)))
     if seen.facts is not None:
         click.echo()
-        click.echo(table(_HEAD, [_guest_row(guest) for guest in seen.facts.guests]))
+        click.echo(table(_HEAD, [_guest_row(guest, seen.clocks) for guest in seen.facts.guests]))
         if not seen.facts.guests:
             click.echo("No guests.")
     for left in seen.unfinished:
@@ -120,12 +131,14 @@ def _show(globals_: Globals, seen: Status) -> None:
             click.echo(f"warning: {plain(warning)}", err=True)
 
 
-_HEAD = ["GUEST", "ID", "STATE", "REASON", "AGENT", "JOB"]
+_HEAD = ["GUEST", "ID", "STATE", "REASON", "AGENT", "CLOCK", "JOB"]
 
 
-def _guest_row(guest: Guest) -> list[str]:
+def _guest_row(guest: Guest, clocks: Mapping[str, ClockReading | NoAnswer]) -> list[str]:
     number = str(guest.process.domain_id) if guest.process else "-"
-    words = (guest.reason, str(guest.agent), guest.job)
+    reading = clocks.get(guest.uuid)
+    off = offset(reading.offset_ns / 1e9) if isinstance(reading, ClockReading) else "-"
+    words = (guest.reason, str(guest.agent), off, guest.job)
     return [guest.name, number, str(guest.state), *(word or "-" for word in words)]
 
 
@@ -175,7 +188,7 @@ def to_json(seen: Status) -> dict[str, Any]:
             "qemu": versions.qemu if versions else None,
             "qmp_allowed": facts.host.qmp.allowed if facts else None,
         },
-        "guests": [_guest_json(guest) for guest in facts.guests] if facts else None,
+        "guests": [_guest_json(guest, seen.clocks) for guest in facts.guests] if facts else None,
         "unfinished": [
             {
                 "run": left.run,
@@ -203,7 +216,9 @@ def _machine_json(machine: "HostFacts") -> dict[str, Any]:
     }
 
 
-def _guest_json(guest: Guest) -> dict[str, Any]:
+def _guest_json(guest: Guest, clocks: Mapping[str, ClockReading | NoAnswer]) -> dict[str, Any]:
+    answer = clocks.get(guest.uuid)
+    reading = answer if isinstance(answer, ClockReading) else None
     return {
         "name": guest.name,
         "uuid": guest.uuid,
@@ -212,4 +227,6 @@ def _guest_json(guest: Guest) -> dict[str, Any]:
         "reason": guest.reason,
         "agent": str(guest.agent),
         "job": guest.job or None,
+        "clock_offset_s": reading.offset_ns / 1e9 if reading else None,
+        "clock_uncertainty_s": reading.uncertainty_ns / 1e9 if reading else None,
     }

@@ -31,6 +31,17 @@ def seconds(value_s: float | None) -> str:
     return "-" if value_s is None else f"{value_s:.3f} s"
 
 
+def offset(value_s: float | None) -> str:
+    """A clock's offset as chronyc(1) writes it: signed, in the unit that leaves few digits."""
+    if value_s is None:
+        return "-"
+    size_s = abs(value_s)
+    for unit, scale, most in (("us", 1e6, 0.01), ("ms", 1e3, 10)):
+        if size_s < most:
+            return f"{value_s * scale:+.0f}{unit}"
+    return f"{value_s:+.0f}s"
+
+
 def milliseconds(value_s: float | None) -> str:
     """A small duration for people."""
     return "-" if value_s is None else f"{value_s * 1000:.1f} ms"

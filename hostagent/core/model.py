@@ -100,13 +100,15 @@ class Qmp:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Host:
-    """The libvirt host that a run works on."""
+    """The libvirt host that a run works on. `clock_synchronised`: whether a time daemon keeps its
+    own clock right; None where that can't be read."""
 
     name: str
     uri: str
     uuid: str
     daemon: LibvirtDaemon | None
     qmp: Qmp
+    clock_synchronised: bool | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,9 +9,10 @@ crash, the deadline, a step that failed), and from then on only the way back is 
 
     1. guests that are paused, or may be, are resumed     always first, never waits for a write
     2. those whose own QEMU hangs are given 10 s more     the others have long been running
-    3. the guardian is disarmed, or left with the hung ones; clocks are read; newcomers are listed
+    3. the guardian is disarmed, or left with the hung ones; clocks are set; newcomers are listed
     4. the command, if it still lives: left to finish, signalled or killed, as the terms say
     5. the update is verified, or rolled back
+    6. clocks get a second look: whether they hold, and those whose agents were busy or away
 
 Each rule returns its decision or None, and the first decision counts: "resume before everything",
 "no rollback while the command lives" are the order of one list. Time enters only as `now_ns`.
@@ -19,9 +20,11 @@ Each rule returns its decision or None, and the first decision counts: "resume b
 
 import builtins
 from collections.abc import Iterator
+from dataclasses import replace
 
 from hostagent.core.journal import HeardAt, Open, State
 from hostagent.core.plan import Decision, Do, Json, Step, Verb, Wait
+from hostagent.rules.clock_steps import look_again, look_again_at_ns, sync
 from hostagent.rules.halt import halted, next_turn_ns, overdue_ns
 from hostagent.rules.progress import COMMANDS, Progress
 from hostagent.rules.request import S
@@ -51,14 +54,24 @@ def next(state: State, now_ns: int) -> Decision:
     halt = halted(progress, now_ns)
     if halt is None and Verb.APPLY not in state.done:
         return _forward(progress, now_ns)
-    return (
+    decision = (
         _bring_back(progress, now_ns)
-        or _tidy_up(progress)
+        or _tidy_up(progress, now_ns)
         or _await_tidying(progress, now_ns)
         or _command(progress, now_ns)
         or _after_command(progress)
+        or _await_clocks(progress, now_ns)
         or verdict(progress, halt)
     )
+    return _not_past(decision, look_again_at_ns(progress), now_ns)
+
+
+def _not_past(decision: Decision, at_ns: int | None, now_ns: int) -> Decision:
+    """A wait that ends in time for the second look at the clocks, whatever else it is for."""
+    if at_ns is None or at_ns <= now_ns or not isinstance(decision, Wait):
+        return decision
+    until_ns = at_ns if decision.until_ns is None else min(at_ns, decision.until_ns)
+    return replace(decision, until_ns=until_ns)
 
 
 def _forward(progress: Progress, now_ns: int) -> Decision:
@@ -85,7 +98,7 @@ def _way_forward(progress: Progress) -> Iterator[Step]:
     busy = tuple(guest.uuid for guest in progress.state.plan.chosen if guest.job)
     if busy:
         yield _step(Verb.AWAIT_JOBS, busy, limit_ns=JOB_LIMIT_NS)
-    yield from _read_clocks(progress, "clocks-before")
+    yield from _read_clocks(progress)
     yield _step(Verb.LAUNCH, argv=list(terms.command), limit_ns=LAUNCH_LIMIT_NS)
     if uuids:
         yield _step(Verb.ARM, uuids, budget_ns=terms.budget_ns, limit_ns=ARM_LIMIT_NS)
@@ -105,15 +118,11 @@ def _arm_again(progress: Progress, uuids: tuple[str, ...]) -> Iterator[Step]:
         yield Step(key=key, verb=Verb.ARM, guests=still, args=args, safe=True)
 
 
-def _read_clocks(progress: Progress, key: str) -> Iterator[Step]:
-    back = progress.state.begun(Verb.PAUSE)
-    uuids = tuple(
-        guest.uuid
-        for guest in progress.guests
-        if guest.agent and not (back and guest.uuid in progress.to_resume)
-    )
+def _read_clocks(progress: Progress) -> Iterator[Step]:
+    uuids = tuple(guest.uuid for guest in progress.guests if guest.agent)
     if uuids:
         args: dict[str, Json] = {"limit_ns": CLOCK_LIMIT_NS}
+        key = "clocks-before"
         yield Step(key=key, verb=Verb.READ_CLOCKS, guests=uuids, args=args, safe=True)
 
 
@@ -140,9 +149,10 @@ def _may_wait_behind_gate(progress: Progress) -> bool:
     return launched and progress.state.result(Verb.APPLY) != "exited" and not progress.crashes
 
 
-def _tidy_up(progress: Progress) -> Decision | None:
+def _tidy_up(progress: Progress, now_ns: int) -> Decision | None:
     """All that may begin once the guests that answer run again; begun together."""
-    steps = [*_settle(progress), *_disarm(progress), *_look_again(progress), *_signal(progress)]
+    steps = [*_settle(progress), *_disarm(progress), *_signal(progress), *_census(progress)]
+    steps += [*sync(progress), *look_again(progress, now_ns)]
     steps = [step for step in steps if not progress.state.begun(step.key)]
     return Do(steps=tuple(steps), why="guests run; tidying up") if steps else None
 
@@ -162,12 +172,8 @@ def _disarm(progress: Progress) -> Iterator[Step]:
     yield Step(key=Verb.DISARM, verb=Verb.DISARM, guests=progress.to_resume, safe=True)
 
 
-def _look_again(progress: Progress) -> Iterator[Step]:
-    if progress.crashes:
-        return
-    if Verb.PAUSE in progress.state.done:
-        yield from _read_clocks(progress, "clocks-after")
-    if progress.terms.all_guests and progress.update_began:
+def _census(progress: Progress) -> Iterator[Step]:
+    if progress.terms.all_guests and progress.update_began and not progress.crashes:
         census_args: dict[str, Json] = {"limit_ns": CENSUS_LIMIT_NS}
         yield Step(key=Verb.CENSUS, verb=Verb.CENSUS, args=census_args, safe=True)
 
@@ -200,8 +206,16 @@ def _signals_to(progress: Progress, verb: Verb) -> tuple[HeardAt, ...]:
 
 
 def _await_tidying(progress: Progress, now_ns: int) -> Decision | None:
-    keys = (progress.key_settle, Verb.DISARM, "clocks-after", Verb.CENSUS, Verb.CANCEL)
+    keys = (progress.key_settle, Verb.DISARM, progress.key_clocks, Verb.CENSUS, Verb.CANCEL)
     return _wait_for(progress, now_ns, keys, "guests run; tidying up")
+
+
+def _await_clocks(progress: Progress, now_ns: int) -> Decision | None:
+    """The second look, which is the last thing of a run."""
+    at_ns, why = look_again_at_ns(progress), "guests run; a second look at their clocks"
+    if at_ns is not None and now_ns < at_ns:
+        return Wait(why=why, until_ns=at_ns)
+    return _wait_for(progress, now_ns, (progress.key_clocks_again,), why)
 
 
 def _command(progress: Progress, now_ns: int) -> Decision | None:

@@ -84,6 +84,33 @@ class Progress:
         """The key of the second resume: of guests whose own QEMU hung at the first."""
         return f"settle@{self.crashes}" if self.crashes else "settle"
 
+    @property
+    def key_clocks(self) -> str:
+        """The key of the step that sets the clocks, right after the last resume."""
+        return f"clocks@{self.crashes}" if self.crashes else "clocks"
+
+    @property
+    def key_clocks_again(self) -> str:
+        """The key of the second look at the clocks, at the end of the run."""
+        return f"clocks-again@{self.crashes}" if self.crashes else "clocks-again"
+
+    def clock_before(self, uuid: str) -> GuestOutcome | None:
+        """The reading of this guest's clock from before the pause."""
+        return self._guests_of("clocks-before").get(uuid)
+
+    def clock_syncs(self, uuid: str) -> tuple[GuestOutcome, ...]:
+        """What came of each time that this guest's clock was to be set, in order."""
+        return tuple(
+            closed.outcome.guests[uuid]
+            for closed in self.state.done.values()
+            if closed.step.verb is Verb.SYNC_CLOCKS and uuid in closed.outcome.guests
+        )
+
+    @cached_property
+    def stood_still(self) -> tuple[PlannedGuest, ...]:
+        """The guests that stood still because of us, or may have, and run again by now."""
+        return tuple(guest for guest in self.guests if self._stood_still(guest.uuid))
+
     def closed(self, key: str) -> Closed | None:
         """A finished step."""
         return self.state.done.get(key)
@@ -164,6 +191,13 @@ class Progress:
         if outcome is None:
             return self.state.result(Verb.PAUSE) != "not-begun"
         return outcome.result in MAY_STAND_STILL
+
+    def _stood_still(self, uuid: str) -> bool:
+        pause, back = self.paused(uuid), self.back(uuid)
+        if self.state.rebooted or back is None or uuid in self.to_resume:
+            return False
+        paused = pause is None or pause.result in MAY_STAND_STILL
+        return paused and back.result in ("resumed", "running", LET_GO)
 
     def _proves(self, uuid: str, result: str) -> bool:
         """Whether what the guardian saw is final. A guest that it saw running while our suspend

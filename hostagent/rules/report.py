@@ -10,6 +10,13 @@ from typing import Any
 
 from hostagent.core.journal import Closed, GuestOutcome, State
 from hostagent.core.plan import Done, Json, PlannedGuest, Verb
+from hostagent.rules.clock_outcome import (
+    HOST_UNSYNCHRONISED,
+    NO_CHANNEL,
+    ClockReport,
+    clock_report,
+    was_set,
+)
 from hostagent.rules.halt import halted
 from hostagent.rules.pause import Call, Pause, Sources, measure
 from hostagent.rules.progress import Progress
@@ -20,19 +27,6 @@ EXPOSED = (
     "have stayed paused until `hostagent recover` (run as root, or with a user manager: "
     "`loginctl enable-linger`)"
 )
-CLOCK_NOT_SET = "not set by this version"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ClockReport:
-    """A guest's clock around the pause; offsets are guest minus host."""
-
-    synced: bool | None = None
-    method: str | None = None
-    offset_before_s: float | None = None
-    offset_after_s: float | None = None
-    uncertainty_s: float | None = None
-    reason: str = CLOCK_NOT_SET
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -149,7 +143,7 @@ def _guest(progress: Progress, guest: PlannedGuest) -> GuestReport:
         pause_api_s=_s(measured.api_ns),
         pause_guest_clock_s=_s(measured.guest_clock_ns),
         resumed_by=str(way) if way else None,
-        clock=_clock(progress, guest.uuid),
+        clock=_clock(progress, guest),
     )
 
 
@@ -196,32 +190,20 @@ def _call(outcome: GuestOutcome | None) -> Call | None:
 
 def _fell_behind(progress: Progress, uuid: str) -> tuple[int | None, int]:
     """How far the guest's clock fell behind the host's monotonic clock, with its uncertainty."""
-    before, after = (
-        _reading(progress, "clocks-before", uuid),
-        _reading(progress, "clocks-after", uuid),
-    )
-    first, second = _figure(before, "behind_ns"), _figure(after, "behind_ns")
+    before = progress.clock_before(uuid)
+    tries = progress.clock_syncs(uuid)
+    after = next((each for each in tries if "first_behind_ns" in each.figures), None)
+    first, second = _figure(before, "behind_ns"), _figure(after, "first_behind_ns")
     if first is None or second is None:
         return None, 0
-    doubt = (_figure(before, "uncertainty_ns") or 0) + (_figure(after, "uncertainty_ns") or 0)
+    doubt = (_figure(before, "uncertainty_ns") or 0) + (_figure(after, "first_uncertainty_ns") or 0)
     return second - first, doubt
 
 
-def _clock(progress: Progress, uuid: str) -> ClockReport:
-    before, after = (
-        _reading(progress, "clocks-before", uuid),
-        _reading(progress, "clocks-after", uuid),
-    )
-    return ClockReport(
-        offset_before_s=_s(_figure(before, "offset_ns")),
-        offset_after_s=_s(_figure(after, "offset_ns")),
-        uncertainty_s=_s(_figure(after, "uncertainty_ns")),
-    )
-
-
-def _reading(progress: Progress, key: str, uuid: str) -> GuestOutcome | None:
-    closed = progress.closed(key)
-    return closed.outcome.guests.get(uuid) if closed is not None else None
+def _clock(progress: Progress, guest: PlannedGuest) -> ClockReport:
+    if not guest.channel and not guest.agent and progress.paused(guest.uuid) is not None:
+        return ClockReport(synced=False, reason=NO_CHANNEL)
+    return clock_report(progress.clock_syncs(guest.uuid), progress.clock_before(guest.uuid))
 
 
 def _warnings(progress: Progress) -> tuple[str, ...]:
@@ -236,6 +218,8 @@ def _warnings(progress: Progress) -> tuple[str, ...]:
             warnings.append(str(heard.value))
     warnings += [*_without_libvirt(progress, names), *_uncounted(progress)]
     warnings += _clocks_unread(progress)
+    if progress.state.plan.host.clock_synchronised is False and _some_were_set(progress):
+        warnings.append(HOST_UNSYNCHRONISED)
     for name, pid in _living(progress):
         warnings.append(f"{name} still lives (pid {pid}): the next run is refused beside it")
     if progress.guardians_died:
@@ -269,16 +253,19 @@ def _uncounted(progress: Progress) -> Iterator[str]:
 
 
 def _clocks_unread(progress: Progress) -> Iterator[str]:
-    """Of guests that were paused: an agent that was there and did not tell the time."""
-    for guest in progress.guests:
-        pause = progress.paused(guest.uuid)
-        if not guest.agent or pause is None or pause.result != "paused":
-            continue
-        for key in ("clocks-before", "clocks-after"):
-            reading = _reading(progress, key, guest.uuid)
-            if reading is not None and reading.result == "unread":
-                yield f"guest {guest.name}: its clock could not be read: {reading.reason}"
-                break
+    """Of guests that were paused: an agent that was there and whose clock is not known to be
+    right."""
+    for guest in progress.stood_still:
+        before = progress.clock_before(guest.uuid)
+        clock = _clock(progress, guest)
+        if guest.agent and clock.synced is False:
+            yield f"guest {guest.name}: its clock is not known to be right: {clock.reason}"
+        elif before is not None and before.result == "unread":
+            yield f"guest {guest.name}: its clock could not be read before: {before.reason}"
+
+
+def _some_were_set(progress: Progress) -> bool:
+    return any(was_set(progress.clock_syncs(guest.uuid)) for guest in progress.stood_still)
 
 
 def _living(progress: Progress) -> Iterator[tuple[str, int]]:

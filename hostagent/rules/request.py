@@ -17,6 +17,10 @@ S = 1_000_000_000
 RESERVE_NS = 2 * S
 """Kept of the budget for resuming: the budget is the guests', not the command's."""
 
+AGENT_WAIT_NS = 6 * S
+"""How long after the resume a guest's agent that is not connected is awaited, to set its clock: one
+that is started anew by its service manager is back within 5 s (systemd's usual RestartSec)."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Terms:
@@ -29,6 +33,7 @@ class Terms:
     budget_ns: int = 30 * S
     suspend_limit_ns: int = 2 * S
     kill_after_ns: int | None = None
+    agent_wait_ns: int = AGENT_WAIT_NS
     allow_unpaused: bool = False
     all_guests: bool = True
 

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 
 from hostagent.core.journal import GuestOutcome
 from hostagent.core.plan import Done, Ending, PlannedGuest, Verb
+from hostagent.rules.clock_outcome import counting, is_unsynced
 from hostagent.rules.halt import Halt
 from hostagent.rules.progress import MAY_STAND_STILL, Progress
 
@@ -127,6 +128,11 @@ def _of_guests(progress: Progress) -> Iterator[Done]:
         if result.result in _ENDING_OF_GUEST:
             reason = f"guest {guest.name}: {result.reason}"
             yield Done(result=_ENDING_OF_GUEST[result.result], reason=reason)
+    for guest in progress.stood_still:
+        tries = progress.clock_syncs(guest.uuid)
+        counts = counting(tries)
+        if is_unsynced(tries) and counts is not None:
+            yield Done(result=Ending.PARTLY, reason=f"guest {guest.name}: {counts.reason}")
     for name in newcomers(progress):
         yield Done(result=Ending.PARTLY, reason=f"guest {name} was started in mid-run")
 

@@ -1,6 +1,4 @@
-"""Puts a run together: the only place where rules, work and adapters meet.
-
-A `Site` is one host's libvirt and one state directory. Order of every command that changes
+"""A `Site` is one host's libvirt and one state directory. Order of every command that changes
 something: lock -> no guardian alive -> what earlier runs left is brought back -> facts -> plan ->
 run. Reading commands (status, --dry-run) take no lock and change nothing.
 """
@@ -8,9 +6,8 @@ run. Reading commands (status, --dry-run) take no lock and change nothing.
 import contextlib
 import os
 import queue
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,42 +15,29 @@ from pathlib import Path
 from hostagent.adapters import run_files
 from hostagent.adapters.guardian import GuardianWatch, NoGuardian
 from hostagent.adapters.host.command import HostCommand
+from hostagent.adapters.host.facts import read_clock
 from hostagent.adapters.host.locks import RunLock, holders, ourselves
 from hostagent.adapters.host.signals import put_off, told_to
 from hostagent.adapters.journal_file import JournalFile, MemoryJournal, boot_id
 from hostagent.adapters.libvirt import uri
-from hostagent.adapters.libvirt.agent import LibvirtAgent
 from hostagent.adapters.libvirt.guests import LibvirtGuests
-from hostagent.adapters.libvirt.pause import LibvirtPauser
 from hostagent.adapters.run_files import RunFiles
 from hostagent.core.errors import LibvirtUnreachableError, RefusedError
-from hostagent.core.journal import Heard, JournalError, Planned, State, start
+from hostagent.core.journal import JournalError, State
 from hostagent.core.model import Facts
-from hostagent.core.plan import Plan, Verb
-from hostagent.core.ports import Journal, Watch
-from hostagent.rules import inplace
+from hostagent.core.plan import Plan
+from hostagent.rules import clock_sync
 from hostagent.rules import request as requests
+from hostagent.rules.clock_sync import ClockSyncReport, ClockTerms
 from hostagent.rules.progress import Progress
 from hostagent.rules.report import RunReport, report
 from hostagent.rules.request import Request
+from hostagent.wiring.running import KINDS, OpenJournal, Say, begin, finish, workers
 from hostagent.work import recovery
-from hostagent.work.fence import Fence
-from hostagent.work.runner import Inbox, Runner, Steps
-from hostagent.work.steps.clock import ReadClocks
-from hostagent.work.steps.command import Apply, Cancel, Commands, Launch, RunCommand, Signal
-from hostagent.work.steps.guests import AwaitJobs, Census
-from hostagent.work.steps.pause import Pause, PauseWork, Resume
-from hostagent.work.steps.watch import Arm, Disarm
-
-Say = Callable[[str], None]
-OpenJournal = Callable[[Path], Journal]
+from hostagent.work.runner import Inbox
 
 GUARDIAN_WAIT_S = 5.0
 """How long a command waits for a guardian that is just bringing an earlier run's guests back."""
-FIRST_SYNC_LIMIT_S = 10.0
-"""How long the plan may take to the disk; guests are not paused over one that is slower."""
-LAST_SYNC_LIMIT_S = 2.0
-"""How long the end of a run waits for the disk; guests run, and recovery would find that out."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,17 +70,25 @@ class Site:
     def run(self, request: Request, *, output: int | None, say: Say) -> RunReport:
         """Carry a run out. `output` is where its commands write (None: where we do). Raises
         RefusedError and its kinds while nothing was changed."""
-        with self._locked(self._host_uuid(say)) as lock:
-            with put_off():
-                self._bring_back(lock, say)
-            plan = requests.plan(_new_run(), request, self._facts())
-            run_files.tidy(self._state_dir)
-            files = RunFiles(state_dir=self._state_dir, run=plan.run)
-            inbox: Inbox = queue.SimpleQueue()
-            with told_to(inbox.put):  # from the first row on, so that a stopped run has its end
-                journal, state = self._begin(files, plan)
-                lock.name(ourselves(plan.run, self._state_dir))
-                return self._drive(files, journal, state, lock, inbox, output=output, say=say)
+        state = self._carry_out(
+            lambda facts: requests.plan(_new_run(), request, facts), output=output, say=say
+        )
+        return report(state, time.monotonic_ns())
+
+    def clock_plan(self, selectors: Sequence[str], terms: ClockTerms) -> Plan:
+        """What `clock sync` would look at; nothing is changed."""
+        return clock_sync.plan(_new_run(), selectors, terms, self._facts())
+
+    def sync_clocks(
+        self, selectors: Sequence[str], terms: ClockTerms, *, say: Say
+    ) -> ClockSyncReport:
+        """Set the clocks of these guests, or of all. Raises as `run`."""
+        state = self._carry_out(
+            lambda facts: clock_sync.plan(_new_run(), selectors, terms, facts),
+            output=None,
+            say=say,
+        )
+        return clock_sync.report(state, time.monotonic_ns())
 
     def recover(self, *, say: Say) -> list[RunReport]:
         """Finish every run that was left unfinished. Raises RefusedError where one is under way,
@@ -121,10 +113,32 @@ class Site:
             for files, state in self._all_left()
         ]
 
+    def _carry_out(
+        self, plan_for: Callable[[Facts], Plan], *, output: int | None, say: Say
+    ) -> State:
+        """Any run, from the lock to its end: its last state."""
+        with self._locked(self._host_uuid(say)) as lock:
+            with put_off():
+                self._bring_back(lock, say)
+            plan = plan_for(self._facts())
+            run_files.tidy(self._state_dir)
+            files = RunFiles(state_dir=self._state_dir, run=plan.run)
+            inbox: Inbox = queue.SimpleQueue()
+            with told_to(inbox.put):  # from the first row on, so that a stopped run has its end
+                journal, state = begin(files, plan, self._open_journal)
+                lock.name(ourselves(plan.run, self._state_dir))
+                watch = GuardianWatch(files, lock.guardian_path, inbox.put)
+                steps = workers(plan, watch, HostCommand(output), inbox.put)
+                state = finish(files, journal, state, steps, say, inbox)
+                if _is_over(state):
+                    lock.name(None)
+                return state
+
     def _facts(self) -> Facts:
         facts = LibvirtGuests(self._uri).facts()
         return replace(
             facts,
+            host=replace(facts.host, clock_synchronised=read_clock().synchronised),
             held=run_files.held_guests(self._state_dir),
             running_commands={
                 command.pid: line
@@ -171,7 +185,8 @@ class Site:
         places = [self._state_dir]
         if lock.left_by is not None and Path(lock.left_by.state_dir) not in places:
             places.append(Path(lock.left_by.state_dir))
-        reports, left_alone = [], False
+        ends: list[State] = []
+        left_alone = False
         for place in places:
             held = set(run_files.held_guests(place).values())
             for files, state in self._left(place):
@@ -180,108 +195,25 @@ class Site:
                 if files.run in held:
                     left_alone = True
                 else:
-                    reports.append(self._take_over(files, state, say))
-        over = [found.run for found in reports if _is_over(found)]
+                    ends.append(self._take_over(files, state, say))
+        over = [state.plan.run for state in ends if _is_over(state)]
         run_files.forget_lists(places, over)
-        if len(over) == len(reports) and not left_alone:
+        if len(over) == len(ends) and not left_alone:
             lock.name(None)
-        return reports
+        now_ns = time.monotonic_ns()
+        return [report(state, now_ns) for state in ends if state.plan.kind == "inplace"]
 
-    def _take_over(self, files: RunFiles, state: State, say: Say) -> RunReport:
+    def _take_over(self, files: RunFiles, state: State, say: Say) -> State:
         say(f"bringing back what run {files.run} left")
         try:
             journal = self._open_journal(files.journal)
         except OSError as error:
             say(f"{files.journal} can't be written ({error.strerror}); bringing guests back anyway")
             journal = MemoryJournal()
-        steps = _steps(state.plan, NoGuardian(), HostCommand())
+        steps = workers(state.plan, NoGuardian(), HostCommand())
         rows = [*run_files.guardian_rows(files), *run_files.let_go_rows(files)]
         state = recovery.take_over(state, journal, steps, rows)
-        return _finish(files, journal, state, steps, say)
-
-    def _begin(self, files: RunFiles, plan: Plan) -> tuple[Journal, State]:
-        """Open the journal and see the plan on the disk, or refuse."""
-        journal = _open(self._open_journal, files.journal)
-        state = start(journal.append(Planned(plan=plan)))
-        problem = _sync_within(journal, FIRST_SYNC_LIMIT_S)
-        if problem:
-            raise RefusedError(
-                f"the journal {files.journal} can't be written: {problem}",
-                hint="free space or choose another --state-dir; nothing was paused",
-            )
-        return journal, state
-
-    def _drive(
-        self,
-        files: RunFiles,
-        journal: Journal,
-        state: State,
-        lock: RunLock,
-        inbox: Inbox,
-        *,
-        output: int | None,
-        say: Say,
-    ) -> RunReport:
-        watch = GuardianWatch(files, lock.guardian_path, inbox.put)
-        steps = _steps(state.plan, watch, HostCommand(output), inbox.put)
-        done = _finish(files, journal, state, steps, say, inbox)
-        if _is_over(done):
-            lock.name(None)
-        return done
-
-
-def _steps(
-    plan: Plan, watch: Watch, command: HostCommand, tell: Callable[[Heard], None] | None = None
-) -> Steps:
-    """The workers of one run. `tell` is not needed to finish one: recovery begins no command."""
-    fence = Fence()
-    pausing = PauseWork(LibvirtPauser(plan.host), watch, plan.guests, fence)
-    commands = Commands(command, fence)
-    guests = LibvirtGuests(plan.host.uri)
-    running = RunCommand(commands, tell)
-    return {
-        Verb.PREPARE: running,
-        Verb.AWAIT_JOBS: AwaitJobs(guests),
-        Verb.READ_CLOCKS: ReadClocks(LibvirtAgent(plan.host.uri), plan.guests),
-        Verb.LAUNCH: Launch(commands),
-        Verb.ARM: Arm(pausing, plan),
-        Verb.PAUSE: Pause(pausing),
-        Verb.APPLY: Apply(commands),
-        Verb.RESUME: Resume(pausing),
-        Verb.DISARM: Disarm(watch),
-        Verb.CENSUS: Census(guests, plan),
-        Verb.CANCEL: Cancel(commands),
-        Verb.SIGNAL: Signal(commands),
-        Verb.VERIFY: running,
-        Verb.ROLLBACK: running,
-    }
-
-
-def _finish(
-    files: RunFiles,
-    journal: Journal,
-    state: State,
-    steps: Steps,
-    say: Say,
-    inbox: Inbox | None = None,
-) -> RunReport:
-    """Drive a run to its end and report it."""
-    runner = Runner(
-        decide=inplace.next,
-        state=state,
-        journal=journal,
-        steps=steps,
-        inbox=inbox or queue.SimpleQueue(),
-        clock=time.monotonic_ns,
-        say=say,
-    )
-    recovery.finish(
-        runner,
-        lambda state: bool(Progress(state).to_resume),
-        lambda: run_files.guardian_rows(files),
-    )
-    _sync_within(journal, LAST_SYNC_LIMIT_S)
-    return report(runner.state, time.monotonic_ns())
+        return finish(files, journal, state, steps, say)
 
 
 def _wait_for_guardian(lock: RunLock) -> None:
@@ -295,36 +227,9 @@ def _wait_for_guardian(lock: RunLock) -> None:
         time.sleep(0.05)
 
 
-def _open(open_journal: OpenJournal, path: Path) -> Journal:
-    try:
-        return open_journal(path)
-    except OSError as error:
-        raise RefusedError(
-            f"the journal {path} can't be opened: {error.strerror}",
-            hint="make the state directory writable, or choose another with --state-dir",
-        ) from error
-
-
-def _sync_within(journal: Journal, limit_s: float) -> str:
-    """Why the journal is not on the disk by now; empty when it is."""
-    problems = ["no answer from its disk"]
-
-    def sync() -> None:
-        try:
-            journal.sync()
-            problems[0] = ""
-        except OSError as error:
-            problems[0] = error.strerror or str(error)
-
-    thread = threading.Thread(target=sync, name="sync", daemon=True)
-    thread.start()
-    thread.join(limit_s)
-    return problems[0]
-
-
-def _is_over(ended: RunReport) -> bool:
+def _is_over(state: State) -> bool:
     """Whether the run left no guest that is still to be brought back."""
-    return all(guest.result not in ("unsettled", "resume-failed") for guest in ended.guests)
+    return not KINDS[state.plan.kind].has_guests_to_bring_back(state)
 
 
 def _new_run() -> str:

@@ -1,0 +1,238 @@
+"""`clock sync` as a run: which clocks it sets, what it does next, and its report.
+
+Layer: rules. The same two tries as after a pause (rules/clock_steps), without any pause. Nothing
+has to be undone after a crash: what is set is an absolute time, so a run that died just ends.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+
+from hostagent.core.clock import ClockReading, Exchange, NoAnswer, Read
+from hostagent.core.journal import GuestOutcome, State
+from hostagent.core.model import AgentState, Facts
+from hostagent.core.plan import (
+    Decision,
+    Do,
+    Done,
+    Ending,
+    Json,
+    Plan,
+    PlannedGuest,
+    Step,
+    Verb,
+    Wait,
+)
+from hostagent.rules import clock
+from hostagent.rules.clock import ClockVerdict
+from hostagent.rules.clock_outcome import (
+    HOST_UNSYNCHRONISED,
+    NO_CHANNEL,
+    ClockReport,
+    clock_report,
+    counting,
+    is_unsynced,
+    was_set,
+)
+from hostagent.rules.clock_reading import READS
+from hostagent.rules.clock_steps import HOLD_NS, SYNC_LIMIT_NS
+from hostagent.rules.halt import overdue_ns
+from hostagent.rules.selection import select
+
+KIND = "clock"
+FIRST, AGAIN = "clocks", "clocks-again"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClockTerms:
+    """How clocks are to be set. `wait_ns`: how long an agent that is not connected is awaited."""
+
+    threshold_ns: int = clock.THRESHOLD_NS
+    wait_ns: int = 0
+    force: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GuestClock:
+    """One guest of a report."""
+
+    name: str
+    uuid: str
+    clock: ClockReport
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClockSyncReport:
+    """What `clock sync` did."""
+
+    run: str
+    host: str
+    host_uuid: str
+    result: Ending
+    reason: str
+    changed: bool
+    warnings: tuple[str, ...]
+    guests: tuple[GuestClock, ...]
+
+
+def plan(run: str, selectors: Sequence[str], terms: ClockTerms, facts: Facts) -> Plan:
+    """The plan: the guests named, else all. Raises RefusedError for one that does not exist."""
+    guests = tuple(
+        PlannedGuest(
+            uuid=guest.uuid,
+            name=guest.name,
+            agent=guest.agent is AgentState.CONNECTED,
+            channel=guest.agent is not AgentState.NONE,
+            clock=guest.clock,
+            runs=guest.runs,
+            skip=_skip(guest.runs, guest.agent, f"it does not run: {guest.state}"),
+        )
+        for guest in select(facts, selectors)
+    )
+    args: dict[str, Json] = asdict(terms)
+    wrong = facts.host.clock_synchronised is False
+    warnings = (HOST_UNSYNCHRONISED,) if wrong else ()
+    return Plan(run=run, kind=KIND, host=facts.host, guests=guests, args=args, warnings=warnings)
+
+
+def _skip(runs: bool, agent: AgentState, why: str) -> str:
+    if not runs:
+        return why
+    return NO_CHANNEL if agent is AgentState.NONE else ""
+
+
+def next(state: State, now_ns: int) -> Decision:
+    """What to do now. Pure, as rules/inplace.next."""
+    if state.hears("crashed") or state.hears("signal"):
+        return Done(result=Ending.INTERRUPTED, reason="it was stopped: `clock sync` again is safe")
+    if not state.begun(FIRST) and state.plan.chosen:
+        return Do(steps=(_step(state, FIRST, state.plan.chosen),), why="setting clocks")
+    again = _again(state)
+    if again and not state.begun(AGAIN):
+        at_ns = state.done[FIRST].at_ns + HOLD_NS
+        if now_ns < at_ns:
+            return Wait(why="a second look follows", until_ns=at_ns)
+        return Do(steps=(_step(state, AGAIN, again),), why="a second look at the clocks")
+    for opened in state.open.values():
+        if now_ns < overdue_ns(opened):
+            return Wait(why="setting clocks", until_ns=overdue_ns(opened))
+    return _verdict(state)
+
+
+def report(state: State, now_ns: int) -> ClockSyncReport:
+    """The report of a run, finished or not."""
+    ended = state.ended
+    decided = next(state, now_ns)
+    done = decided if isinstance(decided, Done) else Done(result=Ending.INTERRUPTED)
+    return ClockSyncReport(
+        run=state.plan.run,
+        host=state.plan.host.name,
+        host_uuid=state.plan.host.uuid,
+        result=ended.result if ended is not None else done.result,
+        reason=ended.reason if ended is not None else done.reason,
+        changed=any(was_set(tries_of(state, guest.uuid)) for guest in state.plan.guests),
+        warnings=state.plan.warnings,
+        guests=tuple(
+            GuestClock(name=guest.name, uuid=guest.uuid, clock=_clock(state, guest))
+            for guest in state.plan.guests
+        ),
+    )
+
+
+def tries_of(state: State, uuid: str) -> tuple[GuestOutcome, ...]:
+    """What came of each try at this guest's clock, in order."""
+    return tuple(
+        state.done[key].outcome.guests[uuid]
+        for key in (FIRST, AGAIN)
+        if key in state.done and uuid in state.done[key].outcome.guests
+    )
+
+
+def _again(state: State) -> tuple[PlannedGuest, ...]:
+    first = state.done.get(FIRST)
+    if first is None:
+        return ()
+    tried = first.outcome.guests
+    return tuple(
+        guest
+        for guest in state.plan.chosen
+        if guest.uuid in tried
+        and (tried[guest.uuid].figures.get("again") or tried[guest.uuid].figures.get("sets"))
+    )
+
+
+def _step(state: State, key: str, guests: Sequence[PlannedGuest]) -> Step:
+    terms = ClockTerms(**state.plan.args)  # type: ignore[arg-type]
+    tasks = {
+        guest.uuid: asdict(
+            clock.task(guest, None, threshold_ns=terms.threshold_ns, force=terms.force)
+        )
+        for guest in guests
+    }
+    waits = {guest.uuid: terms.wait_ns for guest in guests}
+    args: dict[str, Json] = {
+        "limit_ns": SYNC_LIMIT_NS + terms.wait_ns,
+        "tasks": tasks,
+        "wait_ns": waits,
+    }
+    uuids = tuple(guest.uuid for guest in guests)
+    return Step(key=key, verb=Verb.SYNC_CLOCKS, guests=uuids, args=args)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Forecast:
+    """What a sync would do with one guest: `do` is "set", "leave" (wrong on purpose), "right", or
+    "-" where nothing is known."""
+
+    guest: PlannedGuest
+    do: str
+    why: str
+    reading: ClockReading | None
+
+
+def forecast(plan: Plan, answers: Mapping[str, ClockReading | NoAnswer]) -> tuple[Forecast, ...]:
+    """What a sync of this plan would do, from one answer of each guest's agent."""
+    terms = ClockTerms(**plan.args)  # type: ignore[arg-type]
+    return tuple(_forecast(guest, answers.get(guest.uuid), terms) for guest in plan.guests)
+
+
+def _forecast(
+    guest: PlannedGuest, answer: ClockReading | NoAnswer | None, terms: ClockTerms
+) -> Forecast:
+    if guest.skip or answer is None:
+        return Forecast(guest=guest, do="-", why=guest.skip, reading=None)
+    if isinstance(answer, NoAnswer):
+        return Forecast(guest=guest, do="-", why=answer.reason, reading=None)
+    task = clock.task(guest, None, threshold_ns=terms.threshold_ns, force=terms.force)
+    asked = (Exchange(question=Read(), answer=answer),) * READS
+    move = clock.next(task, asked, SYNC_LIMIT_NS)
+    if isinstance(move, ClockVerdict):
+        do = "right" if move.synced else "leave"
+        return Forecast(guest=guest, do=do, why=move.reason, reading=answer)
+    return Forecast(guest=guest, do="set", why="", reading=answer)
+
+
+def _verdict(state: State) -> Done:
+    for guest in state.plan.guests:
+        tries = tries_of(state, guest.uuid)
+        counts = counting(tries)
+        if is_unsynced(tries) and counts is not None:
+            return Done(result=Ending.PARTLY, reason=f"guest {guest.name}: {counts.reason}")
+    for closed in state.done.values():
+        if closed.outcome.result in ("not-begun", "failed"):
+            return Done(result=Ending.REFUSED, reason=closed.outcome.reason)
+    return Done(result=Ending.DONE)
+
+
+def _clock(state: State, guest: PlannedGuest) -> ClockReport:
+    if guest.skip:
+        return ClockReport(reason=guest.skip)
+    found = clock_report(tries_of(state, guest.uuid), None)
+    first = found.offset_resumed_s
+    return ClockReport(
+        synced=found.synced,
+        method=found.method,
+        offset_before_s=first,
+        offset_after_s=found.offset_after_s,
+        uncertainty_s=found.uncertainty_s,
+        reason=found.reason,
+    )

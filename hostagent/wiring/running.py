@@ -1,0 +1,152 @@
+"""How a run of any kind begins, is driven, and is finished: the same for all of them.
+
+A `Kind` is what differs: the decision, and when a run still has guests to bring back. Nothing here
+waits for a disk without limit.
+"""
+
+import queue
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from hostagent.adapters import run_files
+from hostagent.adapters.host.command import HostCommand
+from hostagent.adapters.libvirt.agent import LibvirtAgent
+from hostagent.adapters.libvirt.guests import LibvirtGuests
+from hostagent.adapters.libvirt.pause import LibvirtPauser
+from hostagent.adapters.run_files import RunFiles
+from hostagent.core.errors import RefusedError
+from hostagent.core.journal import Heard, Planned, State, start
+from hostagent.core.plan import Plan, Verb
+from hostagent.core.ports import Journal, Watch
+from hostagent.rules import clock_sync, inplace
+from hostagent.rules.progress import Progress
+from hostagent.work import recovery
+from hostagent.work.fence import Fence
+from hostagent.work.runner import Decide, Inbox, Runner, Steps
+from hostagent.work.steps.clock import ReadClocks, SyncClocks
+from hostagent.work.steps.command import Apply, Cancel, Commands, Launch, RunCommand, Signal
+from hostagent.work.steps.guests import AwaitJobs, Census
+from hostagent.work.steps.pause import Pause, PauseWork, Resume
+from hostagent.work.steps.watch import Arm, Disarm
+
+Say = Callable[[str], None]
+OpenJournal = Callable[[Path], Journal]
+
+FIRST_SYNC_LIMIT_S = 10.0
+"""How long the plan may take to the disk; guests are not paused over one that is slower."""
+LAST_SYNC_LIMIT_S = 2.0
+"""How long the end of a run waits for the disk; guests run, and recovery would find that out."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Kind:
+    """What differs between kinds of run."""
+
+    decide: Decide
+    has_guests_to_bring_back: Callable[[State], bool]
+
+
+KINDS = {
+    "inplace": Kind(
+        decide=inplace.next,
+        has_guests_to_bring_back=lambda state: bool(Progress(state).to_resume),
+    ),
+    clock_sync.KIND: Kind(decide=clock_sync.next, has_guests_to_bring_back=lambda _state: False),
+}
+"""By the plan's kind."""
+
+
+def begin(files: RunFiles, plan: Plan, open_journal: OpenJournal) -> tuple[Journal, State]:
+    """Open the journal and see the plan on the disk, or refuse."""
+    journal = _open(open_journal, files.journal)
+    state = start(journal.append(Planned(plan=plan)))
+    problem = _sync_within(journal, FIRST_SYNC_LIMIT_S)
+    if problem:
+        raise RefusedError(
+            f"the journal {files.journal} can't be written: {problem}",
+            hint="free space or choose another --state-dir; nothing was changed",
+        )
+    return journal, state
+
+
+def finish(
+    files: RunFiles,
+    journal: Journal,
+    state: State,
+    steps: Steps,
+    say: Say,
+    inbox: Inbox | None = None,
+) -> State:
+    """Drive a run to its end; its last state."""
+    kind = KINDS[state.plan.kind]
+    runner = Runner(
+        decide=kind.decide,
+        state=state,
+        journal=journal,
+        steps=steps,
+        inbox=inbox or queue.SimpleQueue(),
+        clock=time.monotonic_ns,
+        say=say,
+    )
+    recovery.finish(runner, kind.has_guests_to_bring_back, lambda: run_files.guardian_rows(files))
+    _sync_within(journal, LAST_SYNC_LIMIT_S)
+    return runner.state
+
+
+def workers(
+    plan: Plan, watch: Watch, command: HostCommand, tell: Callable[[Heard], None] | None = None
+) -> Steps:
+    """The workers of one run. `tell` is not needed to finish one: recovery begins no command."""
+    fence = Fence()
+    pausing = PauseWork(LibvirtPauser(plan.host), watch, plan.guests, fence)
+    commands = Commands(command, fence)
+    guests = LibvirtGuests(plan.host.uri)
+    running = RunCommand(commands, tell)
+    agent = LibvirtAgent(plan.host.uri)
+    return {
+        Verb.PREPARE: running,
+        Verb.AWAIT_JOBS: AwaitJobs(guests),
+        Verb.READ_CLOCKS: ReadClocks(agent),
+        Verb.SYNC_CLOCKS: SyncClocks(agent),
+        Verb.LAUNCH: Launch(commands),
+        Verb.ARM: Arm(pausing, plan),
+        Verb.PAUSE: Pause(pausing),
+        Verb.APPLY: Apply(commands),
+        Verb.RESUME: Resume(pausing),
+        Verb.DISARM: Disarm(watch),
+        Verb.CENSUS: Census(guests, plan),
+        Verb.CANCEL: Cancel(commands),
+        Verb.SIGNAL: Signal(commands),
+        Verb.VERIFY: running,
+        Verb.ROLLBACK: running,
+    }
+
+
+def _open(open_journal: OpenJournal, path: Path) -> Journal:
+    try:
+        return open_journal(path)
+    except OSError as error:
+        raise RefusedError(
+            f"the journal {path} can't be opened: {error.strerror}",
+            hint="make the state directory writable, or choose another with --state-dir",
+        ) from error
+
+
+def _sync_within(journal: Journal, limit_s: float) -> str:
+    """Why the journal is not on the disk by now; empty when it is."""
+    problems = ["no answer from its disk"]
+
+    def sync() -> None:
+        try:
+            journal.sync()
+            problems[0] = ""
+        except OSError as error:
+            problems[0] = error.strerror or str(error)
+
+    thread = threading.Thread(target=sync, name="sync", daemon=True)
+    thread.start()
+    thread.join(limit_s)
+    return problems[0]

@@ -1,0 +1,123 @@
+"""Conversations with the agents of many guests: one question, one answer, the next question.
+
+Layer: work. Each guest has a thread of its own that nobody joins, so one that hangs keeps nobody
+waiting. First comes a roll call: every guest is asked its first question soon, many at once. Those
+that answer converse a few at a time (work/turns), the quickest first. What to ask is decided
+elsewhere (`Decide`, pure). Invariant: `hold` returns by its limit, and earlier when nobody has said
+anything for SILENCE_NS. Effects: through ports.Agent only.
+"""
+
+import queue
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Generic, TypeVar
+
+from hostagent.core.clock import Exchange, Learn, NoAnswer, Read, Refusal, Set
+from hostagent.core.ports import Agent
+from hostagent.work.turns import Turns
+
+V = TypeVar("V")
+
+ROLL_CALL = 12
+"""First questions under way at once: with those that converse, fewer than libvirt's 20 workers."""
+SILENCE_NS = 4_500_000_000
+"""libvirt ends a call on a silent agent after 2 s, after 4 s where the channel was out of step."""
+
+Decide = Callable[[str, Sequence[Exchange], int], "Read | Set | Learn | V"]
+"""By uuid, the exchanges so far and the time that is left in ns: the next question, or the end."""
+
+
+@dataclass(slots=True)
+class _Talk:
+    """One guest's conversation, written by its thread and read by `hold`."""
+
+    uuid: str
+    history: list[Exchange] = field(default_factory=list)
+
+
+class Conversations(Generic[V]):
+    """Conversations under one decision, to be held once."""
+
+    def __init__(self, agent: Agent, decide: "Decide[V]", limit_ns: int) -> None:
+        self._agent = agent
+        self._decide = decide
+        self._began_ns = time.monotonic_ns()
+        self._until_ns = self._began_ns + limit_ns
+        self._patient_until_ns = self._began_ns + SILENCE_NS
+        self._roll_call = threading.Semaphore(ROLL_CALL)
+        self._turns = Turns()
+        self._ended: queue.SimpleQueue[tuple[str, V]] = queue.SimpleQueue()
+        self._talks: dict[str, _Talk] = {}
+
+    def hold(self, uuids: Sequence[str], wait_ns: Mapping[str, int] | None = None) -> dict[str, V]:
+        """Every guest's end. `wait_ns` says how long an agent that is not connected is awaited.
+        For one that did not come to an end in time the decision is asked with no time left, and
+        an unanswered question at the end of its history."""
+        waits = wait_ns or {}
+        for uuid in uuids:
+            talk = self._talks[uuid] = _Talk(uuid)
+            target, args = self._talk, (talk, waits.get(uuid, 0))
+            threading.Thread(target=target, args=args, name="agent-talk", daemon=True).start()
+        ends: dict[str, V] = {}
+        while len(ends) < len(uuids):
+            give_up_ns = min(self._until_ns, self._patient_until_ns)
+            try:
+                uuid, end = self._ended.get(timeout=_seconds_until(give_up_ns))
+                ends[uuid] = end
+            except queue.Empty:
+                if time.monotonic_ns() >= min(self._until_ns, self._patient_until_ns):
+                    break
+        return {uuid: ends[uuid] if uuid in ends else self._given_up(uuid) for uuid in uuids}
+
+    def _talk(self, talk: _Talk, wait_ns: int) -> None:
+        """In the guest's own thread."""
+        with self._roll_call:
+            move = self._ask(talk, self._next(talk))
+        if wait_ns and _is_away(talk) and self._has_come(talk, wait_ns):
+            talk.history.clear()
+            move = self._ask(talk, self._next(talk))
+        if isinstance(move, Read | Set | Learn):
+            with self._turns.take() as turn:
+                while isinstance(move, Read | Set | Learn):
+                    move = self._ask(talk, move)
+                    turn.heard()
+        self._ended.put((talk.uuid, move))
+
+    def _ask(self, talk: _Talk, move: "Read | Set | Learn | V") -> "Read | Set | Learn | V":
+        """Ask, and say what comes next; an end stays an end."""
+        if not isinstance(move, Read | Set | Learn):
+            return move
+        answer = self._agent.ask(talk.uuid, move)
+        self._patient_until_ns = max(self._patient_until_ns, time.monotonic_ns() + SILENCE_NS)
+        talk.history.append(Exchange(question=move, answer=answer))
+        return self._next(talk)
+
+    def _next(self, talk: _Talk) -> "Read | Set | Learn | V":
+        left_ns = max(self._until_ns - time.monotonic_ns(), 0)
+        return self._decide(talk.uuid, tuple(talk.history), left_ns)
+
+    def _has_come(self, talk: _Talk, wait_ns: int) -> bool:
+        until_ns = min(self._began_ns + wait_ns, self._until_ns)
+        self._patient_until_ns = max(self._patient_until_ns, until_ns + SILENCE_NS)
+        return self._agent.await_connected(talk.uuid, until_ns)
+
+    def _given_up(self, uuid: str) -> V:
+        """The end of a conversation that is still under way."""
+        unanswered = NoAnswer(refusal=Refusal.NO_ANSWER, reason="its agent does not answer in time")
+        history = list(self._talks[uuid].history)
+        asked = self._decide(uuid, tuple(history), 0)
+        if isinstance(asked, Read | Set | Learn):
+            asked = self._decide(uuid, (*history, Exchange(question=asked, answer=unanswered)), 0)
+        assert not isinstance(asked, Read | Set | Learn), "a decision goes on without time"
+        return asked
+
+
+def _is_away(talk: _Talk) -> bool:
+    answer = talk.history[-1].answer if talk.history else None
+    return isinstance(answer, NoAnswer) and answer.refusal is Refusal.NOT_CONNECTED
+
+
+def _seconds_until(at_ns: int) -> float:
+    return max(at_ns - time.monotonic_ns(), 0) / 1e9
