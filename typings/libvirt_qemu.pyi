@@ -5,6 +5,8 @@ from typing import Any
 
 import libvirt
 
+def qemuAgentCommand(domain: libvirt.virDomain, cmd: str, timeout: int, flags: int) -> str: ...
+
 VIR_CONNECT_DOMAIN_QEMU_MONITOR_EVENT_REGISTER_REGEX: int
 
 def qemuMonitorEventRegister(

@@ -11,7 +11,7 @@ import os
 import time
 import xml.etree.ElementTree as ET
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import libvirt
@@ -19,6 +19,7 @@ import libvirt
 from hostagent.adapters.libvirt import daemon, uri, words
 from hostagent.adapters.libvirt.bounded import Reader, spread
 from hostagent.adapters.libvirt.processes import Processes
+from hostagent.core.clock import ClockDefinition
 from hostagent.core.model import AgentState, Facts, Guest, GuestState, Host
 
 S = 1_000_000_000
@@ -80,6 +81,7 @@ class _Detail:
 
     job: str = ""
     agent: AgentState = AgentState.NONE
+    clock: ClockDefinition = field(default_factory=ClockDefinition)
 
 
 class LibvirtGuests:
@@ -189,14 +191,19 @@ def _active(seen: _Seen, detail: _Detail, processes: Processes) -> Guest:
         process=process,
         monitor=processes.monitor(seen.name, process) if process else "",
         agent=detail.agent,
+        clock=detail.clock,
     )
 
 
 def _detail(seen: _Seen) -> _Detail:
     """Never raises: a guest that ended meanwhile has neither job nor agent."""
     try:
-        agent = agent_state(seen.domain.XMLDesc())
-        return _Detail(job=_job(seen), agent=agent)
+        description = seen.domain.XMLDesc()
+        return _Detail(
+            job=_job(seen),
+            agent=agent_state(description),
+            clock=clock_definition(description),
+        )
     except libvirt.libvirtError:
         return _Detail()
 
@@ -233,6 +240,16 @@ def agent_state(description: str) -> AgentState:
             connected = target.get("state") == "connected"
             return AgentState.CONNECTED if connected else AgentState.DISCONNECTED
     return AgentState.NONE
+
+
+def clock_definition(description: str) -> ClockDefinition:
+    """libvirt's <clock> in a guest's live description; `reset` has no adjustment yet."""
+    clock = _parse(description).find("clock")
+    if clock is None:
+        return ClockDefinition()
+    adjustment = clock.get("adjustment", "0")
+    number = int(adjustment) if adjustment.removeprefix("-").isdecimal() else 0
+    return ClockDefinition(offset=clock.get("offset", "utc"), adjustment_s=number)
 
 
 def _parse(description: str) -> ET.Element:

@@ -1,0 +1,96 @@
+"""Which way to set a guest's clock next, and by how much to make up for the way there.
+
+Layer: rules. guest-set-time is first: it needs no other program and taints nothing. Where it is not
+offered, or failed without effect, `date` is run in the guest: with fractions, and where that `date`
+refuses them (busybox) at a whole second. A task that must spare the RTC begins with `date`, since
+guest-set-time writes the RTC too. What a set left over corrects the next one of the same method.
+"""
+
+from dataclasses import dataclass
+
+from hostagent.core.clock import Abilities, Learn, Method, NoAnswer, Refusal, Set
+from hostagent.rules.clock_reading import best
+from hostagent.rules.clock_talk import MS, Talk
+
+EXEC_NS = 5 * MS
+"""A guess of what fork and exec take in a guest, for the first `date`; then it is learned."""
+MOST_LEARNED_NS = 250 * MS
+"""A set that left over more than that was not late, but not held or not done: no lesson."""
+WORKED_NS = 20 * MS
+"""A set that reported a failure and left over less than that has worked."""
+NEEDS = ("guest-exec", "guest-exec-status")
+SHORTEST_NS = {Method.AGENT: 50 * MS, Method.DATE: 200 * MS, Method.DATE_SECONDS: 1500 * MS}
+"""No set is begun with less time left: it could not be read any more."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Exhausted:
+    """No way is left, and why; without a reason it is time that is not left."""
+
+    reason: str
+
+
+def set_again(
+    talk: Talk, *, keep_ns: int, spare_rtc: bool, left_ns: int
+) -> Set | Learn | Exhausted:
+    """The next set, the question that must come before it, or that there is none."""
+    reasons = []
+    for method in tuple(Method)[1 if spare_rtc else 0 :]:
+        reason = _refusal(talk, method, keep_ns)
+        if reason is None:
+            if left_ns < SHORTEST_NS[method]:
+                return Exhausted(reason="")
+            return Set(method=method, ahead_ns=keep_ns + _compensation_ns(talk, method, keep_ns))
+        if method is not Method.AGENT and _abilities(talk) is None:
+            return Learn() if left_ns >= SHORTEST_NS[Method.AGENT] else Exhausted(reason="")
+        reasons.append(reason)
+    return Exhausted(reason="; ".join(dict.fromkeys(reasons)))
+
+
+def _refusal(talk: Talk, method: Method, keep_ns: int) -> str | None:
+    """Why this method is out; None where it may be tried."""
+    if method is not Method.AGENT:
+        offered = _abilities(talk)
+        if offered is None:
+            return "what else its agent offers is not known"
+        if isinstance(offered, NoAnswer):
+            return f"what else its agent offers can't be learned: {offered.reason}"
+        missing = [name for name in NEEDS if name not in offered.enabled]
+        if missing:
+            return f"{missing[0]} is disabled in the guest"
+    for place, exchange in enumerate(talk.history):
+        question, answer = exchange.question, exchange.answer
+        if not isinstance(question, Set) or question.method is not method:
+            continue
+        if isinstance(answer, NoAnswer) and not _worked(talk, place, answer, keep_ns):
+            return answer.reason
+    return None
+
+
+def _worked(talk: Talk, place: int, answer: NoAnswer, keep_ns: int) -> bool:
+    """Whether a set that was refused or not answered has set the clock nevertheless."""
+    if answer.refusal is not Refusal.FAILED:
+        return answer.refusal is not Refusal.DISABLED
+    reading = best(talk.readings_after(place))
+    return reading is not None and abs(reading.offset_ns - keep_ns) <= WORKED_NS
+
+
+def _compensation_ns(talk: Talk, method: Method, keep_ns: int) -> int:
+    """What is added for the time from our clock to the guest's."""
+    for place, question, _ in reversed(talk.set_exchanges):
+        reading = best(talk.readings_after(place))
+        if question.method is not method or reading is None:
+            continue
+        residual_ns = reading.offset_ns - keep_ns
+        if abs(residual_ns) <= MOST_LEARNED_NS:
+            learned_ns = question.ahead_ns - keep_ns - residual_ns
+            return min(max(learned_ns, 0), MOST_LEARNED_NS)
+    every = best([*talk.readings_before, *talk.readings])
+    half_trip_ns = min(every.uncertainty_ns, MOST_LEARNED_NS) if every is not None else 0
+    return half_trip_ns + (0 if method is Method.AGENT else EXEC_NS)
+
+
+def _abilities(talk: Talk) -> Abilities | NoAnswer | None:
+    answers = [e.answer for e in talk.history if isinstance(e.question, Learn)]
+    answer = answers[-1] if answers else None
+    return answer if isinstance(answer, Abilities | NoAnswer) else None
