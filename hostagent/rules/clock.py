@@ -13,7 +13,16 @@ is set is a time out of a fresh reading, never an amount, so nothing is ever add
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from hostagent.core.clock import ANSWERED, ClockReading, Exchange, NoAnswer, Question, Read, Refusal
+from hostagent.core.clock import (
+    ANSWERED,
+    ClockReading,
+    Exchange,
+    Method,
+    NoAnswer,
+    Question,
+    Read,
+    Refusal,
+)
 from hostagent.core.plan import PlannedGuest
 from hostagent.rules.clock_methods import Exhausted, set_again
 from hostagent.rules.clock_reading import READS, best
@@ -23,7 +32,8 @@ S = 1000 * MS
 THRESHOLD_NS = 5 * MS
 """A clock that is off by less is left to the guest's own time daemon."""
 TARGET_NS = MS // 2
-"""Once it is set at all, a clock is brought this near, or as near as it can be read."""
+"""Once guest-set-time sets it at all, a clock is brought this near, or as near as it can be read;
+`date` in a guest takes some milliseconds more or less each time."""
 AHEAD_NS = 2 * MS
 """A clock that a set has left ahead by less than this stays so: stepping back is worse for a guest
 than two milliseconds."""
@@ -163,7 +173,9 @@ def _is_near(task: ClockTask, talk: Talk, reading: ClockReading, residual_ns: in
         return _within(task, reading, residual_ns)
     if 0 < residual_ns - reading.uncertainty_ns <= AHEAD_NS:
         return True
-    return abs(residual_ns) <= max(TARGET_NS, reading.uncertainty_ns)
+    precise = talk.method == Method.AGENT
+    target_ns = TARGET_NS if precise else task.threshold_ns
+    return abs(residual_ns) <= max(target_ns, reading.uncertainty_ns)
 
 
 def _within(task: ClockTask, reading: ClockReading, residual_ns: int) -> bool:

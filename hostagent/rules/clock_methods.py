@@ -17,7 +17,7 @@ EXEC_NS = 5 * MS
 MOST_LEARNED_NS = 250 * MS
 """A set that left over more than that was not late, but not held or not done: no lesson."""
 WORKED_NS = 20 * MS
-"""A set that reported a failure and left over less than that has worked."""
+"""A set that reported a failure has worked if less than that, and than half of before, is left."""
 NEEDS = ("guest-exec", "guest-exec-status")
 SHORTEST_NS = {Method.AGENT: 50 * MS, Method.DATE: 200 * MS, Method.DATE_SECONDS: 1500 * MS}
 """No set is begun with less time left: it could not be read any more."""
@@ -71,8 +71,11 @@ def _worked(talk: Talk, place: int, answer: NoAnswer, keep_ns: int) -> bool:
     """Whether a set that was refused or not answered has set the clock nevertheless."""
     if answer.refusal is not Refusal.FAILED:
         return answer.refusal is not Refusal.DISABLED
-    reading = best(talk.readings_after(place))
-    return reading is not None and abs(reading.offset_ns - keep_ns) <= WORKED_NS
+    before, after = best(talk.readings_until(place)), best(talk.readings_after(place))
+    if before is None or after is None:
+        return False
+    left_over_ns = abs(after.offset_ns - keep_ns)
+    return left_over_ns <= min(WORKED_NS, abs(before.offset_ns - keep_ns) // 2)
 
 
 def _compensation_ns(talk: Talk, method: Method, keep_ns: int) -> int:

@@ -38,15 +38,15 @@ def clock_report(tries: Sequence[GuestOutcome], before: GuestOutcome | None) -> 
     if counts is None:
         return ClockReport(offset_before_s=offset_before_s)
     first = next((each for each in tries if "first_offset_ns" in each.figures), None)
-    after = "offset_ns" if "offset_ns" in counts.figures else "first_offset_ns"
-    uncertainty = after.replace("offset", "uncertainty")
+    # What was set and could not be read afterwards has no offset that is known.
+    prefix = "" if "offset_ns" in counts.figures or counts.figures.get("sets") else "first_"
     return ClockReport(
         synced=SYNCED.get(counts.result),
         method=_method(tries),
         offset_before_s=offset_before_s,
         offset_resumed_s=_s(first, "first_offset_ns"),
-        offset_after_s=_s(counts, after),
-        uncertainty_s=_s(counts, uncertainty),
+        offset_after_s=_s(counts, f"{prefix}offset_ns"),
+        uncertainty_s=_s(counts, f"{prefix}uncertainty_ns"),
         reason=_reason(tries, counts),
     )
 

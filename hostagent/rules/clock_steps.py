@@ -9,7 +9,7 @@ was told to stop does not stay for the second look.
 from collections.abc import Iterator
 from dataclasses import asdict
 
-from hostagent.core.journal import GuestOutcome
+from hostagent.core.journal import Closed, GuestOutcome
 from hostagent.core.plan import Json, PlannedGuest, Step, Verb
 from hostagent.rules import clock
 from hostagent.rules.progress import Progress
@@ -35,34 +35,29 @@ def sync(progress: Progress) -> Iterator[Step]:
 
 def look_again(progress: Progress, now_ns: int) -> Iterator[Step]:
     """The second look, once it is due."""
-    at_ns = look_again_at_ns(progress)
-    if at_ns is None or now_ns < at_ns or progress.state.begun(progress.key_clocks_again):
+    first, at_ns = progress.closed(progress.key_clocks), look_again_at_ns(progress)
+    if first is None or at_ns is None or now_ns < at_ns:
         return
-    guests = _to_look_at_again(progress)
+    if progress.state.begun(progress.key_clocks_again):
+        return
+    guests = _to_look_at_again(progress, first)
     wait_ns = progress.terms.agent_wait_ns
     waits = {guest.uuid: wait_ns for guest in guests if not _is_right(progress, guest)}
     yield _step(progress, progress.key_clocks_again, guests, waits)
 
 
 def look_again_at_ns(progress: Progress) -> int | None:
-    """When the second look is due; None where there is nothing to look at, yet or at all."""
+    """When the second look is due; None where there is nothing to look at, yet or at all. It never
+    runs beside the first: one guest has one conversation at a time."""
     first = progress.closed(progress.key_clocks)
-    if progress.key_settle in progress.state.open or progress.signals:
+    if first is None or progress.key_settle in progress.state.open or progress.signals:
         return None
-    if not _to_look_at_again(progress):
-        return None
-    if first is not None:
-        return first.at_ns + HOLD_NS
-    settled = progress.closed(progress.key_settle)
-    return settled.at_ns if settled is not None else None
+    return first.at_ns + HOLD_NS if _to_look_at_again(progress, first) else None
 
 
-def _to_look_at_again(progress: Progress) -> list[PlannedGuest]:
+def _to_look_at_again(progress: Progress, first: Closed) -> list[PlannedGuest]:
     """Those that were set, those worth one more try, and those that came back late."""
-    first = progress.closed(progress.key_clocks)
-    tried = first.outcome.guests if first is not None else {}
-    if first is None and not progress.state.begun(progress.key_settle):
-        return []
+    tried = first.outcome.guests
     return [
         guest
         for guest in _with_agents(progress)

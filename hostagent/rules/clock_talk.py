@@ -97,6 +97,11 @@ class Talk:
         later = [other for other, _, _ in self.set_exchanges if other > place]
         return self._readings(place + 1, min(later, default=len(self.history)))
 
+    def readings_until(self, place: int) -> tuple[ClockReading, ...]:
+        """Readings between the set before this place and the one there."""
+        earlier = [other for other, _, _ in self.set_exchanges if other < place]
+        return self._readings(max(earlier, default=-1) + 1, place)
+
     @property
     def _nonsense(self) -> int:
         return sum(

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
-from hostagent.core.clock import Exchange, Learn, NoAnswer, Read, Refusal, Set
+from hostagent.core.clock import Exchange, Learn, NoAnswer, Question, Read, Refusal, Set
 from hostagent.core.ports import Agent
 from hostagent.work.turns import Turns
 
@@ -24,6 +24,8 @@ ROLL_CALL = 12
 """First questions under way at once: with those that converse, fewer than libvirt's 20 workers."""
 SILENCE_NS = 4_500_000_000
 """libvirt ends a call on a silent agent after 2 s, after 4 s where the channel was out of step."""
+
+OUT_OF_TIME = NoAnswer(refusal=Refusal.NO_ANSWER, reason="its agent does not answer in time")
 
 Decide = Callable[[str, Sequence[Exchange], int], "Read | Set | Learn | V"]
 """By uuid, the exchanges so far and the time that is left in ns: the next question, or the end."""
@@ -35,6 +37,7 @@ class _Talk:
 
     uuid: str
     history: list[Exchange] = field(default_factory=list)
+    asking: Question | None = None
 
 
 class Conversations(Generic[V]):
@@ -89,9 +92,11 @@ class Conversations(Generic[V]):
         """Ask, and say what comes next; an end stays an end."""
         if not isinstance(move, Read | Set | Learn):
             return move
+        talk.asking = move
         answer = self._agent.ask(talk.uuid, move)
         self._patient_until_ns = max(self._patient_until_ns, time.monotonic_ns() + SILENCE_NS)
         talk.history.append(Exchange(question=move, answer=answer))
+        talk.asking = None
         return self._next(talk)
 
     def _next(self, talk: _Talk) -> "Read | Set | Learn | V":
@@ -104,14 +109,15 @@ class Conversations(Generic[V]):
         return self._agent.await_connected(talk.uuid, until_ns)
 
     def _given_up(self, uuid: str) -> V:
-        """The end of a conversation that is still under way."""
-        unanswered = NoAnswer(refusal=Refusal.NO_ANSWER, reason="its agent does not answer in time")
-        history = list(self._talks[uuid].history)
-        asked = self._decide(uuid, tuple(history), 0)
-        if isinstance(asked, Read | Set | Learn):
-            asked = self._decide(uuid, (*history, Exchange(question=asked, answer=unanswered)), 0)
-        assert not isinstance(asked, Read | Set | Learn), "a decision goes on without time"
-        return asked
+        """The end of a conversation that is still under way: what is asked has no answer, and
+        what would be asked next has none either."""
+        talk = self._talks[uuid]
+        history, asking = tuple(talk.history), talk.asking
+        move: Read | Set | Learn | V = asking or self._decide(uuid, history, 0)
+        while isinstance(move, Read | Set | Learn):
+            history = (*history, Exchange(question=move, answer=OUT_OF_TIME))
+            move = self._decide(uuid, history, 0)
+        return move
 
 
 def _is_away(talk: _Talk) -> bool:

@@ -6,9 +6,8 @@ import pytest
 
 from hostagent.core.journal import Ended, GuestOutcome, Outcome
 from hostagent.core.plan import Ending
+from hostagent.rules.clock_outcome import NO_CHANNEL, ClockReport
 from hostagent.rules.report import (
-    CLOCK_NOT_SET,
-    ClockReport,
     GuestReport,
     RunReport,
     UpdateReport,
@@ -39,12 +38,13 @@ def test_a_good_run() -> None:
     assert (guest.result, guest.pause_source) == ("paused", "api")
     assert guest.pause_s == pytest.approx(2, abs=0.1)
     assert asdict(guest)["clock"] == {
-        "synced": None,
+        "synced": False,
         "method": None,
         "offset_before_s": None,
+        "offset_resumed_s": None,
         "offset_after_s": None,
         "uncertainty_s": None,
-        "reason": CLOCK_NOT_SET,
+        "reason": NO_CHANNEL,
     }
 
 
@@ -114,10 +114,15 @@ class TestPauseFigures:
         story.go()
         story.close_guests("resume", {"a": "resumed"})
         story.go()
-        _read(story, "clocks-after", behind_ns=7 * S, offset_ns=-7 * S)
+        figures = {"first_behind_ns": 7 * S, "first_offset_ns": -7 * S, "first_uncertainty_ns": MS}
+        figures |= {"offset_ns": MS, "uncertainty_ns": MS, "sets": 1, "method": "agent"}
+        tried = GuestOutcome(result="synced", figures=figures)
+        story.row(Outcome(key="clocks", result="over", guests={"uuid-a": tried}))
         (guest,) = report(story.state, story.now_ns).guests
         assert guest.pause_guest_clock_s == 2.0
-        assert (guest.clock.offset_before_s, guest.clock.offset_after_s) == (-5.0, -7.0)
+        assert (guest.clock.synced, guest.clock.method) == (True, "agent")
+        assert (guest.clock.offset_before_s, guest.clock.offset_resumed_s) == (-5.0, -7.0)
+        assert (guest.clock.offset_after_s, guest.clock.uncertainty_s) == (0.001, 0.001)
 
 
 def test_newcomers_are_listed_as_unpaused() -> None:

@@ -1,4 +1,4 @@
-"""Steps that only look: jobs that are waited for, newcomers, clocks."""
+"""Steps that only look: jobs that are waited for, newcomers."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -8,10 +8,8 @@ import pytest
 from hostagent.core.errors import LibvirtUnreachableError
 from hostagent.core.journal import Outcome
 from hostagent.core.model import Facts, Guest, GuestState
-from hostagent.core.plan import PlannedGuest, Step, Verb
-from hostagent.core.ports import ClockReading
+from hostagent.core.plan import Step, Verb
 from hostagent.rules.request import S
-from hostagent.work.steps.clock import ReadClocks
 from hostagent.work.steps.guests import AwaitJobs, Census
 from tests.rules.runs import MS, a_plan, facts, guest
 
@@ -107,28 +105,3 @@ class TestCensus:
         guests.error = LibvirtUnreachableError("no answer")
         outcome = Census(guests, a_plan("a")).do(Step(key="census", verb=Verb.CENSUS))
         assert (outcome.result, outcome.reason) == ("unread", "no answer")
-
-
-class FakeAgent:
-    """An agent for each guest, or none."""
-
-    def read_clocks(
-        self, guests: Sequence[PlannedGuest], limit_ns: int
-    ) -> Mapping[str, ClockReading]:
-        return {
-            "uuid-a": ClockReading(offset_ns=-5, behind_ns=7, uncertainty_ns=1),
-            "uuid-b": ClockReading(reason="its agent does not answer"),
-        }
-
-
-def test_clocks_that_were_read_have_figures_and_the_others_a_reason() -> None:
-    args = {"limit_ns": S}
-    step = Step(key="clocks-before", verb=Verb.READ_CLOCKS, guests=("uuid-a", "uuid-b"), args=args)
-    outcome = ReadClocks(FakeAgent(), a_plan("a", "b").guests).do(step)
-    assert dict(outcome.guests["uuid-a"].figures) == {
-        "offset_ns": -5,
-        "behind_ns": 7,
-        "uncertainty_ns": 1,
-    }
-    assert outcome.guests["uuid-b"].reason == "its agent does not answer"
-    assert not outcome.guests["uuid-b"].figures
