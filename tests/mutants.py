@@ -163,7 +163,7 @@ MUTANTS = (
         name="the command is signalled before the guests are resumed",
         file="rules/inplace.py",
         old="        _bring_back(progress, now_ns)\n        or _tidy_up(progress, now_ns)\n",
-        new="        _tidy_up(progress)\n        or _bring_back(progress, now_ns)\n",
+        new="        _tidy_up(progress, now_ns)\n        or _bring_back(progress, now_ns)\n",
         test=EXAMPLES,
     ),
     Mutant(
