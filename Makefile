@@ -3,7 +3,7 @@
 #   make demo      build the lab, pause real guests for a real update, show the result
 #   make test      linters, types, layers and all tests but the slow campaigns
 #   make test-all  the same with the campaigns
-#   make bench     pause times beside `virsh` and QMP
+#   make bench     pause times beside `virsh` and QMP, clocks beside `virsh domtime`
 
 VENV := .venv
 PY := $(VENV)/bin/python
@@ -28,6 +28,7 @@ lint: venv
 
 bench: venv
 	$(PY) -m bench.pause
+	$(PY) -m bench.clock
 
 venv: $(VENV)/.installed
 

@@ -10,7 +10,7 @@ build/demo/report.json. Everything is taken away at the end, also after Ctrl-C.
 import json
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ import click
 
 from lab.errors import LabError
 from lab.full import FullHost
-from lab.guests import GuestSort, GuestSpec
+from lab.guests import ClockReading, GuestSort, GuestSpec
 from lab.host import Host
 from lab.lab import Lab
 from lab.state import Tier
@@ -37,6 +37,10 @@ SORTS = (
 REPORT = Path("build/demo/report.json")
 AGREE_S = 0.002
 """How far hostagent's figure may be from the witness's."""
+RIGHT_S = 0.003
+"""How far a clock that hostagent calls right may be off, by the lab's reading from inside."""
+COARSE_S = 0.03
+"""The same for a clock that only the guest's `date` could set, to a whole second."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,10 +103,12 @@ def _demonstrate(scene: Scene) -> None:
     click.echo(f"\n$ {scene.shown} status\n{_run([*base, 'status'], scene.env)}")
     run = [*base, "-o", "json", "run", "--budget", "30s", "--", *scene.update]
     document = json.loads(_run(run, scene.env))
+    readings = {guest.name: guest.clock() for guest in host.guests}
     REPORT.parent.mkdir(parents=True, exist_ok=True)
     REPORT.write_text(json.dumps(document, indent=2) + "\n")
     click.echo(f"\n$ {scene.shown} run --budget 30s -- {scene.shown_update}\n")
     agreed = _compare(document, host, witnesses)
+    agreed &= _compare_clocks(document, readings)
     for witness in witnesses:
         witness.close()
     click.echo(f"\nThe whole report: {REPORT}")
@@ -136,6 +142,33 @@ def _compare(document: dict[str, Any], host: Host, witnesses: Sequence[Witness])
         f"exit {update['exit_code']}."
     )
     return agreed
+
+
+def _compare_clocks(document: dict[str, Any], readings: Mapping[str, ClockReading]) -> bool:
+    """hostagent's word on each clock beside a reading from inside, and whether they agree."""
+    rows, agreed = [], True
+    for guest in document["guests"]:
+        clock, reading = guest["clock"], readings[guest["name"]]
+        inside_s, doubt_s = reading.guest_minus_host_ns / 1e9, reading.uncertainty_ns / 1e9
+        most_s = RIGHT_S if clock["method"] == "agent" else COARSE_S
+        agreed &= not clock["synced"] or abs(inside_s) - doubt_s <= most_s
+        word = {True: "right", False: "unsynced", None: "-"}[clock["synced"]]
+        rows.append(
+            f"{guest['name']:6} {_ms(clock['offset_before_s']):>12} "
+            f"{_ms(clock['offset_resumed_s']):>12} {_ms(clock['offset_after_s']):>11} "
+            f"{_ms(clock['uncertainty_s']):>9} {_ms(inside_s):>13} {_ms(doubt_s):>9}  "
+            f"{clock['method'] or '-':12} {word}"
+        )
+    click.echo(
+        f"\nClocks, guest minus host:\n{'GUEST':6} {'BEFORE':>12} {'RESUMED':>12} "
+        f"{'NOW':>11} {'+/-':>9} {'READ INSIDE':>13} {'+/-':>9}  {'SET BY':12} CLOCK"
+    )
+    click.echo("\n".join(rows))
+    return agreed
+
+
+def _ms(value: float | None) -> str:
+    return "-" if value is None else f"{value * 1e3:.2f} ms"
 
 
 def _s(value: float | None) -> str:
