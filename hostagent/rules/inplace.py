@@ -211,7 +211,10 @@ def _await_tidying(progress: Progress, now_ns: int) -> Decision | None:
 
 
 def _await_clocks(progress: Progress, now_ns: int) -> Decision | None:
-    """The second look, which is the last thing of a run."""
+    """The second look, which is the last thing of a run. One that was told to stop does not stay
+    for it, also where it is under way."""
+    if progress.signals:
+        return None
     at_ns, why = look_again_at_ns(progress), "guests run; a second look at their clocks"
     if at_ns is not None and now_ns < at_ns:
         return Wait(why=why, until_ns=at_ns)

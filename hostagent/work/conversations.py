@@ -11,10 +11,10 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from hostagent.core.clock import Exchange, Learn, NoAnswer, Question, Read, Refusal, Set
+from hostagent.core.clock import Exchange, Learn, NoAnswer, Read, Refusal, Set
 from hostagent.core.ports import Agent
 from hostagent.work.turns import Turns
 
@@ -33,11 +33,12 @@ Decide = Callable[[str, Sequence[Exchange], int], "Read | Set | Learn | V"]
 
 @dataclass(slots=True)
 class _Talk:
-    """One guest's conversation, written by its thread and read by `hold`."""
+    """One guest's conversation, written by its thread and read by `hold`: a whole history at a
+    time, in which a question under way stands as unanswered, so that a set that may still take
+    effect is never forgotten."""
 
     uuid: str
-    history: list[Exchange] = field(default_factory=list)
-    asking: Question | None = None
+    history: tuple[Exchange, ...] = ()
 
 
 class Conversations(Generic[V]):
@@ -49,6 +50,8 @@ class Conversations(Generic[V]):
         self._began_ns = time.monotonic_ns()
         self._until_ns = self._began_ns + limit_ns
         self._patient_until_ns = self._began_ns + SILENCE_NS
+        self._patience = threading.Lock()
+        self._over = threading.Event()
         self._roll_call = threading.Semaphore(ROLL_CALL)
         self._turns = Turns()
         self._ended: queue.SimpleQueue[tuple[str, V]] = queue.SimpleQueue()
@@ -57,7 +60,7 @@ class Conversations(Generic[V]):
     def hold(self, uuids: Sequence[str], wait_ns: Mapping[str, int] | None = None) -> dict[str, V]:
         """Every guest's end. `wait_ns` says how long an agent that is not connected is awaited.
         For one that did not come to an end in time the decision is asked with no time left, and
-        an unanswered question at the end of its history."""
+        what is under way counts as unanswered; its thread asks nothing more."""
         waits = wait_ns or {}
         for uuid in uuids:
             talk = self._talks[uuid] = _Talk(uuid)
@@ -72,6 +75,7 @@ class Conversations(Generic[V]):
             except queue.Empty:
                 if time.monotonic_ns() >= min(self._until_ns, self._patient_until_ns):
                     break
+        self._over.set()
         return {uuid: ends[uuid] if uuid in ends else self._given_up(uuid) for uuid in uuids}
 
     def _talk(self, talk: _Talk, wait_ns: int) -> None:
@@ -79,41 +83,45 @@ class Conversations(Generic[V]):
         with self._roll_call:
             move = self._ask(talk, self._next(talk))
         if wait_ns and _is_away(talk) and self._has_come(talk, wait_ns):
-            talk.history.clear()
+            talk.history = ()
             move = self._ask(talk, self._next(talk))
         if isinstance(move, Read | Set | Learn):
             with self._turns.take() as turn:
-                while isinstance(move, Read | Set | Learn):
+                while isinstance(move, Read | Set | Learn) and not self._over.is_set():
                     move = self._ask(talk, move)
                     turn.heard()
-        self._ended.put((talk.uuid, move))
+        if not isinstance(move, Read | Set | Learn):
+            self._ended.put((talk.uuid, move))
 
     def _ask(self, talk: _Talk, move: "Read | Set | Learn | V") -> "Read | Set | Learn | V":
-        """Ask, and say what comes next; an end stays an end."""
-        if not isinstance(move, Read | Set | Learn):
+        """Ask, and say what comes next; an end stays an end, and after it all nothing is asked."""
+        if not isinstance(move, Read | Set | Learn) or self._over.is_set():
             return move
-        talk.asking = move
+        before = talk.history
+        talk.history = (*before, Exchange(question=move, answer=OUT_OF_TIME))
         answer = self._agent.ask(talk.uuid, move)
-        self._patient_until_ns = max(self._patient_until_ns, time.monotonic_ns() + SILENCE_NS)
-        talk.history.append(Exchange(question=move, answer=answer))
-        talk.asking = None
+        talk.history = (*before, Exchange(question=move, answer=answer))
+        self._be_patient_until(time.monotonic_ns() + SILENCE_NS)
         return self._next(talk)
 
     def _next(self, talk: _Talk) -> "Read | Set | Learn | V":
         left_ns = max(self._until_ns - time.monotonic_ns(), 0)
-        return self._decide(talk.uuid, tuple(talk.history), left_ns)
+        return self._decide(talk.uuid, talk.history, left_ns)
 
     def _has_come(self, talk: _Talk, wait_ns: int) -> bool:
         until_ns = min(self._began_ns + wait_ns, self._until_ns)
-        self._patient_until_ns = max(self._patient_until_ns, until_ns + SILENCE_NS)
+        self._be_patient_until(until_ns + SILENCE_NS)
         return self._agent.await_connected(talk.uuid, until_ns)
 
+    def _be_patient_until(self, at_ns: int) -> None:
+        with self._patience:
+            self._patient_until_ns = max(self._patient_until_ns, at_ns)
+
     def _given_up(self, uuid: str) -> V:
-        """The end of a conversation that is still under way: what is asked has no answer, and
-        what would be asked next has none either."""
-        talk = self._talks[uuid]
-        history, asking = tuple(talk.history), talk.asking
-        move: Read | Set | Learn | V = asking or self._decide(uuid, history, 0)
+        """The end of a conversation that is still under way: what would be asked next has no
+        answer either."""
+        history = self._talks[uuid].history
+        move = self._decide(uuid, history, 0)
         while isinstance(move, Read | Set | Learn):
             history = (*history, Exchange(question=move, answer=OUT_OF_TIME))
             move = self._decide(uuid, history, 0)

@@ -4,6 +4,7 @@ Time is a number here. A `Story` holds the folded state of a run and asks rules.
 to do; the test answers each step that was begun.
 """
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -29,7 +30,7 @@ from hostagent.core.model import (
     Process,
     Qmp,
 )
-from hostagent.core.plan import Decision, Do, Done, Plan, Verb, Wait
+from hostagent.core.plan import Decision, Do, Done, Json, Plan, Verb, Wait
 from hostagent.rules import inplace
 from hostagent.rules.request import Request, S, Terms, plan
 
@@ -68,18 +69,26 @@ def stamp(now_ns: int) -> Stamp:
 
 
 class Story:
-    """One run, told row by row."""
+    """One run, told row by row; `next` is the decision of its kind."""
 
-    def __init__(self, plan: Plan, now_ns: int = 100 * S) -> None:
+    def __init__(
+        self,
+        plan: Plan,
+        now_ns: int = 100 * S,
+        next: Callable[[State, int], Decision] = inplace.next,
+    ) -> None:
         self.now_ns = now_ns
+        self._next = next
+        self.boot_id = "boot-1"
         self.state: State = start(Entry(row=Planned(plan=plan), stamp=stamp(now_ns)))
 
     def row(self, row: Row) -> None:
         self.now_ns += 1
-        self.state = apply(self.state, Entry(row=row, stamp=stamp(self.now_ns)))
+        at = replace(stamp(self.now_ns), boot_id=self.boot_id)
+        self.state = apply(self.state, Entry(row=row, stamp=at))
 
     def decide(self) -> Decision:
-        return inplace.next(self.state, self.now_ns)
+        return self._next(self.state, self.now_ns)
 
     def go(self) -> tuple[str, ...]:
         """Begin what is decided; the keys of the steps, none for a wait or the end."""
@@ -95,6 +104,11 @@ class Story:
 
     def close_guests(self, key: str, results: dict[str, str], reason: str = "") -> None:
         guests = {f"uuid-{name}": self.outcome(result, reason) for name, result in results.items()}
+        self.row(Outcome(key=key, result="over", guests=guests))
+
+    def close_clocks(self, key: str, **tries: GuestOutcome) -> None:
+        """A try at clocks is over; by guest's name what came of it."""
+        guests = {f"uuid-{name}": tried for name, tried in tries.items()}
         self.row(Outcome(key=key, result="over", guests=guests))
 
     def outcome(self, result: str, reason: str) -> GuestOutcome:
@@ -122,9 +136,45 @@ class Story:
         self.now_ns = until_ns
 
 
+def tried(
+    result: str,
+    *,
+    first_ns: int | None = None,
+    last_ns: int | None = None,
+    sets: int = 0,
+    answered: bool = True,
+    again: bool = False,
+    method: str = "agent",
+    reason: str = "",
+) -> GuestOutcome:
+    """What work/steps/clock says of one try at a guest's clock."""
+    figures: dict[str, Json] = {
+        "method": method if sets else "",
+        "sets": sets,
+        "answered": answered,
+        "again": again,
+    }
+    for prefix, offset_ns in (("first_", first_ns), ("", last_ns)):
+        if offset_ns is not None:
+            figures |= {f"{prefix}offset_ns": offset_ns, f"{prefix}uncertainty_ns": MS // 4}
+            figures[f"{prefix}behind_ns"] = -offset_ns
+    return GuestOutcome(result=result, reason=reason, figures=figures)
+
+
+SET = tried("synced", first_ns=-2 * S, last_ns=MS // 10, sets=1)
+"""It was two seconds late, was set, and was read back."""
+RIGHT = tried("synced", first_ns=MS // 10)
+"""It was right as it was."""
+BUSY = tried("unsynced", answered=False, again=True, reason="its agent does not answer")
+"""Its agent hung, or somebody else was talking with it."""
+
+
 def launched(*names: str, **terms: Any) -> Story:
     """A run whose command waits at its gate."""
     story = Story(a_plan(*names, **terms))
+    if any(guest.agent for guest in story.state.plan.chosen):
+        assert story.go() == ("clocks-before",)
+        story.close("clocks-before", "over")
     assert story.go() == (Verb.LAUNCH,)
     story.close("launch", "launched", pid=77, start_ticks=8)
     return story
