@@ -40,6 +40,7 @@ from hostagent.rules.selection import select
 
 KIND = "clock"
 FIRST, AGAIN = "clocks", "clocks-again"
+NOT_ASKED = "the sync ended before anything was known of it"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -129,13 +130,20 @@ def report(state: State, now_ns: int) -> ClockSyncReport:
         host_uuid=state.plan.host.uuid,
         result=ended.result if ended is not None else done.result,
         reason=ended.reason if ended is not None else done.reason,
-        changed=any(was_set(tries_of(state, guest.uuid)) for guest in state.plan.guests),
+        changed=_changed(state),
         warnings=state.plan.warnings,
         guests=tuple(
             GuestClock(name=guest.name, uuid=guest.uuid, clock=_clock(state, guest))
             for guest in state.plan.guests
         ),
     )
+
+
+def _changed(state: State) -> bool:
+    """Whether a clock was set, or may have been by a step of which nothing came back."""
+    untold = any(state.result(key) not in ("", "over", "not-begun") for key in state.done)
+    known = any(was_set(tries_of(state, guest.uuid)) for guest in state.plan.guests)
+    return known or untold or bool(state.open)
 
 
 def tries_of(state: State, uuid: str) -> tuple[GuestOutcome, ...]:
@@ -168,14 +176,21 @@ def _step(state: State, key: str, guests: Sequence[PlannedGuest]) -> Step:
         )
         for guest in guests
     }
-    waits = {guest.uuid: terms.wait_ns for guest in guests}
+    wait_ns = max(terms.wait_ns - _waited_ns(state), 0)
+    waits = {guest.uuid: wait_ns for guest in guests}
     args: dict[str, Json] = {
-        "limit_ns": SYNC_LIMIT_NS + terms.wait_ns,
+        "limit_ns": SYNC_LIMIT_NS + wait_ns,
         "tasks": tasks,
         "wait_ns": waits,
     }
     uuids = tuple(guest.uuid for guest in guests)
     return Step(key=key, verb=Verb.SYNC_CLOCKS, guests=uuids, args=args)
+
+
+def _waited_ns(state: State) -> int:
+    """What the first try took of the time for which absent agents are awaited."""
+    first = state.done.get(FIRST)
+    return first.at_ns - first.since_ns if first is not None else 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -217,16 +232,23 @@ def _verdict(state: State) -> Done:
         counts = counting(tries)
         if is_unsynced(tries) and counts is not None:
             return Done(result=Ending.PARTLY, reason=f"guest {guest.name}: {counts.reason}")
-    for closed in state.done.values():
-        if closed.outcome.result in ("not-begun", "failed"):
-            return Done(result=Ending.REFUSED, reason=closed.outcome.reason)
+    for key, closed in state.done.items():
+        if closed.outcome.result != "over":
+            nothing = key == FIRST and closed.outcome.result == "not-begun"
+            ending = Ending.REFUSED if nothing else Ending.PARTLY
+            return Done(result=ending, reason=closed.outcome.reason)
+    if state.open:
+        return Done(result=Ending.PARTLY, reason="setting clocks hangs")
     return Done(result=Ending.DONE)
 
 
 def _clock(state: State, guest: PlannedGuest) -> ClockReport:
     if guest.skip:
         return ClockReport(reason=guest.skip)
-    found = clock_report(tries_of(state, guest.uuid), None)
+    tries = tries_of(state, guest.uuid)
+    if not tries:
+        return ClockReport(reason=NOT_ASKED)
+    found = clock_report(tries, None)
     first = found.offset_resumed_s
     return ClockReport(
         synced=found.synced,

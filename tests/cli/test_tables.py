@@ -7,7 +7,7 @@ import pytest
 
 from hostagent.adapters.libvirt.errors import LONGEST, translate
 from hostagent.cli.messages import show_error
-from hostagent.cli.tables import plain, table
+from hostagent.cli.tables import offset, plain, table
 from hostagent.core.errors import RefusedError
 
 
@@ -33,6 +33,22 @@ def test_columns_are_aligned_and_uncut() -> None:
 def test_nothing_that_moves_a_cursor_is_printed(text: str, shown: str) -> None:
     assert plain(text) == shown
     assert table(["A"], [[text]]).splitlines()[1] == shown
+
+
+@pytest.mark.parametrize(
+    ("offset_s", "shown"),
+    [
+        (None, "-"),
+        (0.0, "+0us"),
+        (-0.000_2, "-200us"),
+        (0.009_4, "+9400us"),
+        (-0.012_3, "-12ms"),
+        (3.2, "+3200ms"),
+        (-90_000.0, "-90000s"),
+    ],
+)
+def test_an_offset_is_signed_and_short(offset_s: float | None, shown: str) -> None:
+    assert offset(offset_s) == shown
 
 
 def test_an_error_that_names_it_is_harmless_too(capsys: pytest.CaptureFixture[str]) -> None:
