@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from hostagent.core.journal import Heard, Intent, Outcome, Row, State, fold
+from hostagent.core.model import AgentState, Guest
 from hostagent.core.plan import Done, Ending, Plan, Verb
 from hostagent.rules.progress import Progress
 from hostagent.rules.report import report
@@ -41,6 +42,7 @@ class Played:
     world: World
     plan: Plan
     command: SimCommand
+    script: Script
     journal: SimJournal
     ends: list[tuple[Done, State]] = field(default_factory=list)
     crashes: int = 0
@@ -62,13 +64,16 @@ def play(scenario: Scenario, make_loop: MakeLoop = Loop) -> Played:
     """Play it to its end and check what must be true then."""
     uuids = {f"uuid-{name}": script for name, script in scenario.guests.items()}
     world, script = World(uuids), scenario.script
-    plan = a_plan(guests=tuple(plain_guest(name) for name in scenario.guests), **scenario.terms)
+    guests = tuple(_planned(name, script.agent) for name, script in scenario.guests.items())
+    plan = a_plan(guests=guests, **scenario.terms)
     command = SimCommand(
         duration_ns=script.command_ns,
         exit_code=script.exit_code,
         heeds_signals=script.heeds_signals,
     )
-    played = Played(world=world, plan=plan, command=command, journal=SimJournal(world))
+    played = Played(
+        world=world, plan=plan, command=command, script=script, journal=SimJournal(world)
+    )
     events = dict(script.events)
     for number in range(MOST_LIVES):
         life = Life(world, script, plan, command)
@@ -87,6 +92,11 @@ def play(scenario: Scenario, make_loop: MakeLoop = Loop) -> Played:
             break
     _check(played)
     return played
+
+
+def _planned(name: str, agent: str) -> Guest:
+    states = {"": AgentState.NONE, "away": AgentState.DISCONNECTED}
+    return plain_guest(name, agent=states.get(agent, AgentState.CONNECTED))
 
 
 def _live(played: Played, life: Life, make_loop: MakeLoop) -> None:
@@ -175,6 +185,9 @@ def _check_end(played: Played, done: Done, state: State) -> None:
         played.world.faults.append("refused, although the command had begun")
     if done.result is Ending.DONE:
         _check_done(played)
+    for guest in played.world.guests.values():
+        if guest.script.agent == "good" and _is_known_wrong(played, state, guest):
+            played.world.faults.append(f"{done.result}, but the clock of {guest.uuid} is wrong")
     told_by_report = report(state, played.world.now_ns)
     assert told_by_report.result == done.result
     assert all((found.pause_s or 0) >= 0 for found in told_by_report.guests)
@@ -191,6 +204,8 @@ def _what_happened(played: Played, state: State) -> Iterator[tuple[Ending, str]]
         yield Ending.INTERRUPTED, "it was stopped"
     elif Verb.APPLY in state.done and command.code not in (None, 0):
         yield Ending.UPDATE_FAILED, "the command failed"
+    if any(_is_left_wrong(state, guest) for guest in world.guests.values()):
+        yield Ending.PARTLY, "an agent that answered leaves its clock wrong"
     if command.released_ns is None:
         yield Ending.REFUSED, "the command never began"
     deadline_ns = world.deadline_ns - progress.terms.reserve_ns
@@ -209,6 +224,25 @@ def _check_done(played: Played) -> None:
             for begin_ns, end_ns in guest.stood_still
         ):
             played.world.faults.append(f"done, but {guest.uuid} ran during the command")
+        if _is_known_wrong(played, played.state, guest):
+            played.world.faults.append(f"done, but the clock of {guest.uuid} is wrong")
+
+
+def _is_known_wrong(played: Played, state: State, guest: SimGuest) -> bool:
+    """Its agent would have let us set its clock, and we knew that it had stood still."""
+    known = any(found.uuid == guest.uuid for found in Progress(state).stood_still)
+    return known and guest.is_wrong and Verb.SYNC_CLOCKS not in played.script.trouble
+
+
+def _is_left_wrong(state: State, guest: SimGuest) -> bool:
+    known = any(found.uuid == guest.uuid for found in Progress(state).stood_still)
+    return known and guest.script.agent == "refuses" and _clocks_went_well(state)
+
+
+def _clocks_went_well(state: State) -> bool:
+    """The steps that set clocks had no trouble of their own, and came to their end."""
+    steps = [closed for closed in state.done.values() if closed.step.verb is Verb.SYNC_CLOCKS]
+    return bool(steps) and all(closed.outcome.result == "over" for closed in steps)
 
 
 def _is_excused(guest: SimGuest) -> bool:

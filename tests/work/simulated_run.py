@@ -28,6 +28,7 @@ from hostagent.rules.halt import halted, overdue_ns
 from hostagent.rules.progress import Progress
 from hostagent.rules.request import S
 from hostagent.work.fence import Fence
+from tests.rules.runs import tried
 from tests.work.world import MS, Guardian, SimCommand, SimGuest, SimJournal, World
 
 MOST_DECISIONS = 400
@@ -155,6 +156,47 @@ class Life:
 
     def _read_clocks(self, step: Step, finish: Finish) -> None:
         self._later(finish, step, "over")
+
+    def _sync_clocks(self, step: Step, finish: Finish) -> None:
+        """Each guest's agent does as its script says; the step is over with the last of them."""
+        world = self.world
+        results: dict[str, GuestOutcome] = {}
+
+        def end(guest: SimGuest) -> None:
+            guest.talking = False
+            if self.alive:
+                results[guest.uuid] = self._sync_one(guest)
+            if len(results) == len(step.guests):
+                finish(Outcome(key=step.key, result="over", guests=results))
+
+        waits: Any = step.args["wait_ns"]
+        for uuid in step.guests:
+            guest = world.guests[uuid]
+            if guest.talking:
+                world.faults.append(f"{uuid} was asked for its clock twice at once")
+            if guest.in_flight and not self.recovered and not self.plan.args["allow_unpaused"]:
+                world.faults.append(f"{uuid} was asked for its clock before it was resumed")
+            guest.talking = True
+            durations = {"hung": 4 * S, "away": waits.get(uuid, 0)}
+            delay_ns = durations.get(guest.script.agent, 30 * MS)
+            world.after(delay_ns, lambda guest=guest: end(guest))  # type: ignore[misc]
+
+    def _sync_one(self, guest: SimGuest) -> GuestOutcome:
+        """What the agent makes of it."""
+        script, late_ns, first = guest.script.agent, guest.behind_ns, not guest.tried
+        guest.tried += 1
+        if guest.gone or guest.stopped_by or script in ("hung", "away"):
+            return tried("unsynced", answered=False, again=True)
+        if script == "busy" and first:
+            return tried("unsynced", answered=False, again=True)
+        if script == "refuses":
+            return tried("unsynced", first_ns=-late_ns)
+        if not late_ns:
+            return tried("synced", first_ns=0)
+        guest.behind_ns = 0
+        if script == "restless" and first:
+            self.world.after(200 * MS, lambda: setattr(guest, "behind_ns", S))
+        return tried("synced", first_ns=-late_ns, last_ns=0, sets=1)
 
     def _census(self, step: Step, finish: Finish) -> None:
         self._later(finish, step, "over", started=[])
@@ -341,6 +383,8 @@ class Life:
     def dies(self) -> None:
         """Its threads stop, its gate closes, the guardian sees its end."""
         self.alive = False
+        for guest in self.world.guests.values():
+            guest.talking = False
         self.on_death()
         self.command.waiting = False
         self.command.on_end = None

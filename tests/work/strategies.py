@@ -8,8 +8,9 @@ from tests.work.scenario import Scenario
 from tests.work.simulated_run import Script
 from tests.work.world import MS, GuestScript
 
-MOST_ROWS = 26
-PLAIN = st.just(GuestScript())
+MOST_ROWS = 32
+AGENTS = st.sampled_from(["", "good", "good", "busy", "hung", "away", "refuses", "restless"])
+PLAIN = st.just(GuestScript()) | st.builds(GuestScript, agent=AGENTS)
 RARELY = st.sampled_from([False, False, False, False, True])
 
 GUESTS = PLAIN | st.builds(
@@ -23,6 +24,7 @@ GUESTS = PLAIN | st.builds(
     frozen_ns=st.sampled_from([None, None, 0, MS // 2, 100 * MS, 2 * S]),
     thawed_after_ns=st.sampled_from([None, 100 * MS, 4 * S, 20 * S, 60 * S]),
     resume_failures=st.sampled_from([0, 0, 1, 2]),
+    agent=AGENTS,
 )
 
 TROUBLES = st.dictionaries(
@@ -37,6 +39,8 @@ TROUBLES = st.dictionaries(
             Verb.CANCEL,
             Verb.DISARM,
             Verb.CENSUS,
+            Verb.READ_CLOCKS,
+            Verb.SYNC_CLOCKS,
             Verb.SIGNAL,
             Verb.VERIFY,
             Verb.ROLLBACK,
@@ -53,7 +57,12 @@ DISKS = st.dictionaries(
 )
 
 MOMENTS = st.integers(2, MOST_ROWS) | st.tuples(
-    st.sampled_from(["launch", "arm", "pause", "apply", "resume", "resume", "disarm", "verify"]),
+    st.sampled_from(
+        [
+            *("launch", "arm", "pause", "apply", "resume", "resume", "disarm", "verify"),
+            *("sync-clocks", "sync-clocks"),
+        ]
+    ),
     st.sampled_from(["begun", "closed"]),
 )
 

@@ -53,7 +53,11 @@ def test_any_scenario_at_length(scenario: Scenario) -> None:
 def test_after_every_row(action: str, lost_rows: int, exit_code: int) -> None:
     """The walk: whatever steps a run has, each moment between two rows is tried."""
     terms = {"prepare": ("p",), "verify": ("v",), "rollback": ("r",)}
-    guests = {"a": GuestScript(), "b": GuestScript(suspend_ns=300_000_000)}
+    guests = {
+        "a": GuestScript(agent="good"),
+        "b": GuestScript(suspend_ns=300_000_000, agent="busy"),
+        "c": GuestScript(),
+    }
     plain = play(Scenario(guests=guests, script=Script(exit_code=exit_code), terms=terms))
     rows = len(plain.journal.entries)
     for number in range(2, rows + AFTERWARDS):
@@ -64,6 +68,10 @@ def test_after_every_row(action: str, lost_rows: int, exit_code: int) -> None:
 
 
 PLAIN = {"a": GuestScript(), "b": GuestScript()}
+AGENTS = {
+    name: GuestScript(agent=name)
+    for name in ("good", "busy", "hung", "away", "refuses", "restless")
+}
 BACK_AGAIN = {"a": GuestScript(owner_pauses_after=True), "b": GuestScript()}
 EXAMPLES = {
     "the disk holds the pause up, a signal comes, the disk answers": Scenario(
@@ -151,6 +159,32 @@ EXAMPLES = {
                 16: ("guardian-dies",),
             },
         ),
+    ),
+    "agents of every kind": Scenario(guests=AGENTS),
+    "agents of every kind, and killed as the clocks are set": Scenario(
+        guests=AGENTS, script=Script(events={("sync-clocks", "begun"): ("crash",)})
+    ),
+    "agents of every kind, and stopped between the two looks at the clocks": Scenario(
+        guests=AGENTS, script=Script(events={("sync-clocks", "closed"): ("signal",)})
+    ),
+    "setting clocks hangs, and a guest comes back late": Scenario(
+        guests={
+            "a": GuestScript(agent="good", frozen_ns=100 * MS, thawed_after_ns=6 * S),
+            "b": GuestScript(agent="good"),
+        },
+        script=Script(trouble={Verb.SYNC_CLOCKS: "hangs"}),
+    ),
+    "a hung agent, and a guest that comes back while it is waited for": Scenario(
+        guests={
+            "a": GuestScript(agent="good", frozen_ns=100 * MS, thawed_after_ns=6 * S),
+            "b": GuestScript(agent="hung"),
+        }
+    ),
+    "the only guest with an agent comes back late": Scenario(
+        guests={
+            "a": GuestScript(agent="good", frozen_ns=100 * MS, thawed_after_ns=6 * S),
+            "b": GuestScript(),
+        }
     ),
     "no guest at all, and the disk fails at the update": Scenario(
         guests={}, script=Script(disk={Verb.APPLY: "hangs"})

@@ -32,7 +32,9 @@ class GuestScript:
     frozen_ns: int | None = None
     thawed_after_ns: int | None = None
     resume_failures: int = 0
-    agent: bool = False
+    agent: str = ""
+    """good, busy (the first time), hung, away, refuses, restless (its own time daemon steps once
+    after we have set it); empty: it has no channel."""
 
 
 @dataclass(kw_only=True)
@@ -51,6 +53,16 @@ class SimGuest:
     thawed_ns: int | None = None
     resume_failures: int = 0
     stood_still: list[tuple[int, int]] = field(default_factory=list)
+    behind_ns: int = 0
+    """How far its clock is behind."""
+    tried: int = 0
+    talking: bool = False
+
+    @property
+    def is_wrong(self) -> bool:
+        """Its clock is off, though its agent would have let us set it."""
+        settable = self.script.agent in ("good", "busy", "restless")
+        return settable and bool(self.behind_ns) and not self.gone and not self.stopped_by
 
 
 class World:
@@ -135,6 +147,7 @@ class World:
     def runs_again(self, guest: SimGuest) -> None:
         if guest.stopped_by == "us" and not self.frozen(guest):
             guest.stood_still.append((guest.since_ns, self.now_ns))
+            guest.behind_ns += self.now_ns - guest.since_ns
             guest.stopped_by = ""
 
     def resume(self, guest: SimGuest, who: str) -> str:
