@@ -1,9 +1,9 @@
 """When a run sets its guests' clocks, and of which guests.
 
-Layer: rules. Twice: right after the last resume, for all that stood still; and once more at the
-end, for those whose agents were busy, hung or away, those that came back late, and to see whether
-what was set still holds, since a guest's own time daemon may step at the same moment. A run that
-was told to stop does not stay for the second look.
+Layer: rules. Twice: right after the last resume, for all that stood still (one that comes back
+later has its first try then); and once more at the end, for those whose agents were busy, hung or
+away, and to see whether what was set still holds, since a guest's own time daemon may step at the
+same moment. A run that was told to stop does not stay for the second look.
 """
 
 from collections.abc import Iterator
@@ -24,49 +24,91 @@ RECONNECT_NS = S
 
 
 def sync(progress: Progress) -> Iterator[Step]:
-    """The first time, of all that stood still and run again."""
-    if progress.state.begun(progress.key_clocks):
+    """The first time, of all that stood still and run again; of those that come back later, as soon
+    as they do."""
+    guests = _untried(progress)
+    if not guests:
         return
-    guests = _with_agents(progress)
+    key = progress.key_clocks
+    if progress.state.begun(key):
+        number = sum(step.key != progress.key_clocks_again for step in _steps(progress))
+        key = key.replace("clocks", f"clocks-late-{number}", 1)
     waits = {guest.uuid: RECONNECT_NS for guest in guests if guest.agent}
-    if guests:
-        yield _step(progress, progress.key_clocks, guests, waits)
+    yield _step(progress, key, guests, waits)
+
+
+def under_way(progress: Progress) -> tuple[str, ...]:
+    """The keys of first tries that are not over."""
+    return tuple(
+        key
+        for key, opened in progress.state.open.items()
+        if opened.step.verb is Verb.SYNC_CLOCKS and key != progress.key_clocks_again
+    )
 
 
 def look_again(progress: Progress, now_ns: int) -> Iterator[Step]:
     """The second look, once it is due."""
-    first, at_ns = progress.closed(progress.key_clocks), look_again_at_ns(progress)
-    if first is None or at_ns is None or now_ns < at_ns:
+    at_ns = look_again_at_ns(progress)
+    if at_ns is None or now_ns < at_ns:
         return
-    if progress.state.begun(progress.key_clocks_again):
-        return
-    guests = _to_look_at_again(progress, first)
+    guests = _to_look_at_again(progress)
     wait_ns = progress.terms.agent_wait_ns
     waits = {guest.uuid: wait_ns for guest in guests if not _is_right(progress, guest)}
     yield _step(progress, progress.key_clocks_again, guests, waits)
 
 
 def look_again_at_ns(progress: Progress) -> int | None:
-    """When the second look is due; None where there is nothing to look at, yet or at all. It never
-    runs beside the first: one guest has one conversation at a time."""
-    first = progress.closed(progress.key_clocks)
-    if first is None or progress.key_settle in progress.state.open or progress.signals:
+    """When the second look is due; None where there is nothing to look at, yet or any more. It
+    never runs beside a first try: one guest has one conversation at a time."""
+    if progress.state.begun(progress.key_clocks_again) or progress.signals:
         return None
-    return first.at_ns + HOLD_NS if _to_look_at_again(progress, first) else None
+    if progress.key_settle in progress.state.open or under_way(progress) or _untried(progress):
+        return None
+    if not _to_look_at_again(progress):
+        return None
+    return max(closed.at_ns for closed in _closed(progress)) + HOLD_NS
 
 
-def _to_look_at_again(progress: Progress, first: Closed) -> list[PlannedGuest]:
-    """Those that were set, those worth one more try, and those that came back late."""
-    tried = first.outcome.guests
+def _untried(progress: Progress) -> list[PlannedGuest]:
+    """Those that run again, and whose first try was not begun."""
+    tried = {uuid for step in _steps(progress) for uuid in step.guests}
+    return [guest for guest in _with_agents(progress) if guest.uuid not in tried]
+
+
+def _to_look_at_again(progress: Progress) -> list[PlannedGuest]:
+    """Those that were set, those worth one more try, and those of whose try nothing came back."""
+    last = {
+        uuid: closed.outcome.guests.get(uuid)
+        for closed in _closed(progress)
+        for uuid in closed.step.guests
+    }
     return [
         guest
         for guest in _with_agents(progress)
-        if guest.uuid not in tried or _deserves(tried[guest.uuid])
+        if guest.uuid in last and _deserves(last[guest.uuid])
     ]
 
 
-def _deserves(outcome: GuestOutcome) -> bool:
-    return bool(outcome.figures.get("again") or outcome.figures.get("sets"))
+def _steps(progress: Progress) -> list[Step]:
+    """The steps that set clocks which the present holder of the run has begun."""
+    opened = [each.step for each in progress.state.open.values()]
+    steps = [*opened, *(each.step for each in progress.state.done.values())]
+    return [step for step in steps if _is_ours(progress, step)]
+
+
+def _closed(progress: Progress) -> list[Closed]:
+    """Those of them that are over, in order."""
+    return [each for each in progress.state.done.values() if _is_ours(progress, each.step)]
+
+
+def _is_ours(progress: Progress, step: Step) -> bool:
+    """A run that was taken over sets clocks anew: what its dead holder did is not known."""
+    holder = step.key.partition("@")[2] or "0"
+    return step.verb is Verb.SYNC_CLOCKS and holder == str(progress.crashes)
+
+
+def _deserves(outcome: GuestOutcome | None) -> bool:
+    return outcome is None or bool(outcome.figures.get("again") or outcome.figures.get("sets"))
 
 
 def _is_right(progress: Progress, guest: PlannedGuest) -> bool:

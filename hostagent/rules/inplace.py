@@ -24,7 +24,7 @@ from dataclasses import replace
 
 from hostagent.core.journal import HeardAt, Open, State
 from hostagent.core.plan import Decision, Do, Json, Step, Verb, Wait
-from hostagent.rules.clock_steps import look_again, look_again_at_ns, sync
+from hostagent.rules.clock_steps import look_again, look_again_at_ns, sync, under_way
 from hostagent.rules.halt import halted, next_turn_ns, overdue_ns
 from hostagent.rules.progress import COMMANDS, Progress
 from hostagent.rules.request import S
@@ -206,7 +206,7 @@ def _signals_to(progress: Progress, verb: Verb) -> tuple[HeardAt, ...]:
 
 
 def _await_tidying(progress: Progress, now_ns: int) -> Decision | None:
-    keys = (progress.key_settle, Verb.DISARM, progress.key_clocks, Verb.CENSUS, Verb.CANCEL)
+    keys = (progress.key_settle, Verb.DISARM, Verb.CENSUS, Verb.CANCEL, *under_way(progress))
     return _wait_for(progress, now_ns, keys, "guests run; tidying up")
 
 

@@ -10,13 +10,7 @@ from typing import Any
 
 from hostagent.core.journal import Closed, GuestOutcome, State
 from hostagent.core.plan import Done, Json, PlannedGuest, Verb
-from hostagent.rules.clock_outcome import (
-    HOST_UNSYNCHRONISED,
-    NO_CHANNEL,
-    ClockReport,
-    clock_report,
-    was_set,
-)
+from hostagent.rules.clock_outcome import NO_CHANNEL, ClockReport, clock_report
 from hostagent.rules.halt import halted
 from hostagent.rules.pause import Call, Pause, Sources, measure
 from hostagent.rules.progress import Progress
@@ -58,10 +52,11 @@ class UpdateReport:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunReport:
-    """A whole run."""
+    """A whole run. `host_clock_synchronised` is of the clock that guests' clocks were set by."""
 
     run: str
     host: str
+    host_clock_synchronised: bool | None
     result: str
     reason: str
     changed: bool
@@ -80,6 +75,7 @@ def report(state: State, now_ns: int) -> RunReport:
     return RunReport(
         run=state.plan.run,
         host=state.plan.host.name,
+        host_clock_synchronised=state.plan.host.clock_synchronised,
         result=done.result,
         reason=done.reason,
         changed=_changed(progress),
@@ -218,8 +214,6 @@ def _warnings(progress: Progress) -> tuple[str, ...]:
             warnings.append(str(heard.value))
     warnings += [*_without_libvirt(progress, names), *_uncounted(progress)]
     warnings += _clocks_unread(progress)
-    if progress.state.plan.host.clock_synchronised is False and _some_were_set(progress):
-        warnings.append(HOST_UNSYNCHRONISED)
     for name, pid in _living(progress):
         warnings.append(f"{name} still lives (pid {pid}): the next run is refused beside it")
     if progress.guardians_died:
@@ -262,10 +256,6 @@ def _clocks_unread(progress: Progress) -> Iterator[str]:
             yield f"guest {guest.name}: its clock is not known to be right: {clock.reason}"
         elif before is not None and before.result == "unread":
             yield f"guest {guest.name}: its clock could not be read before: {before.reason}"
-
-
-def _some_were_set(progress: Progress) -> bool:
-    return any(was_set(progress.clock_syncs(guest.uuid)) for guest in progress.stood_still)
 
 
 def _living(progress: Progress) -> Iterator[tuple[str, int]]:

@@ -28,6 +28,8 @@ from tests.rules.runs import (
     tried,
 )
 
+LIMIT_NS = SYNC_LIMIT_NS + OVERDUE_NS
+
 
 def steps_of(story: Story) -> dict[str, Step]:
     decision = story.decide()
@@ -226,23 +228,45 @@ class TestTheSecondLook:
 
 
 class TestLateOnes:
-    def test_one_that_comes_back_by_settle_is_taken_by_the_second_look(self) -> None:
+    def test_one_that_comes_back_by_settle_has_its_own_first_try_at_once(self) -> None:
+        """It does not wait for others, whose agents may hang."""
         story = _hanging(a="resumed", b="hung")
-        story.close_clocks("clocks", a=RIGHT)
-        assert "clocks-again" not in story.go()
         story.close_guests("settle", {"b": "resumed"})
-        story.now_ns += S
-        assert steps_of(story)["clocks-again"].guests == ("uuid-b",)
+        assert story.state.open["clocks"].step.guests == ("uuid-a",)
+        step = steps_of(story)["clocks-late-1"]
+        assert (step.guests, step.safe) == (("uuid-b",), True)
 
-    def test_the_second_look_waits_for_the_first(self) -> None:
+    def test_the_second_look_waits_for_every_first_try(self) -> None:
         """A guest has one conversation at a time."""
-        story = _hanging(a="resumed", b="hung")
-        story.close_guests("settle", {"b": "resumed"})
-        story = tidied(story, "clocks")
-        assert not story.state.begun("clocks-again")
+        story = tidied(_hanging(a="resumed", b="hung"), "clocks", "settle")
         story.close_clocks("clocks", a=BUSY)
+        story.now_ns += S
+        assert not story.go()
+        story.close_guests("settle", {"b": "resumed"})
+        tidied(story, "clocks-late-1")
+        assert story.wait().until_ns == story.state.open["clocks-late-1"].since_ns + LIMIT_NS
+        story.close_clocks("clocks-late-1", b=SET)
+        assert story.wait().until_ns == story.now_ns + HOLD_NS
         story.pass_time()
         assert steps_of(story)["clocks-again"].guests == ("uuid-a", "uuid-b")
+
+    def test_one_that_the_guardian_brings_back_after_all_has_its_first_try(self) -> None:
+        story = over_with(tidied(resumed(a="resumed", b="failed"), "clocks"), a=SET)
+        story.pass_time()
+        story.go()
+        story.close_clocks("clocks-again", a=RIGHT)
+        assert story.done().result is Ending.RESUME_FAILED
+        value = {"uuid": "uuid-b", "result": "resumed", "reason": "", "figures": {}}
+        story.hear("guardian-back", value)
+        assert story.go() == ("clocks-late-1",)
+        story.close_clocks("clocks-late-1", b=SET)
+        assert story.done().result is Ending.DONE
+
+    def test_a_signal_does_not_keep_its_clock_wrong(self) -> None:
+        story = _hanging(a="resumed", b="hung")
+        story.hear("signal", "SIGINT")
+        story.close_guests("settle", {"b": "resumed"})
+        assert "clocks-late-1" in story.go()
 
     def test_where_all_hung_the_first_try_comes_after_the_settle(self) -> None:
         story = _hanging(a="hung")

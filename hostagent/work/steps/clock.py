@@ -29,7 +29,7 @@ class ReadClocks:
     def do(self, step: Step) -> Outcome:
         talks = Conversations[ClockReading | NoAnswer](self._agent, decide_reading, _limit_ns(step))
         guests = {
-            uuid: GuestOutcome(result="unread", reason=end.reason)
+            uuid: GuestOutcome(result="unread", reason=end.reason, figures={"refusal": end.refusal})
             if isinstance(end, NoAnswer)
             else GuestOutcome(result="read", figures=_figures(end))
             for uuid, end in talks.hold(step.guests).items()
