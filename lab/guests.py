@@ -250,8 +250,17 @@ class Guest:
 
     def wait_agent(self, timeout_s: float = 20) -> None:
         """Wait until libvirt sees its agent connected, and it tells the time."""
-        wait_until(self._agent_connected, timeout_s, f"agent of {self.name}")
-        self.call("agent's time", lambda domain: domain.getTime(), timeout_s=timeout_s)
+        wait_until(self._agent_answers, timeout_s, f"agent of {self.name}")
+
+    def _agent_answers(self) -> bool:
+        """One that was just started anew may be gone again between the two questions."""
+        if not self._agent_connected():
+            return False
+        try:
+            self.call("agent's time", lambda domain: domain.getTime(), timeout_s=5)
+        except LabError:
+            return False
+        return True
 
     def _agent_connected(self) -> bool:
         xml = self.call("definition", lambda domain: domain.XMLDesc())

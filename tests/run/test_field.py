@@ -99,7 +99,9 @@ def test_file_systems_frozen_by_a_backup(
         status = agent_command(light_host, guest, "guest-fsfreeze-status")
     finally:
         guest.call("thaw", lambda domain: cast(Frozen, domain).fsThaw())
-    assert ended.code == 0, ended.stdout
+    assert (ended.code, ended.document["result"]) == (3, "partly"), ended.stdout
+    assert ended.guest("g2")["clock"]["synced"] is False
+    assert "frozen" in ended.guest("g2")["clock"]["reason"]
     assert ended.guest("g2")["result"] == "paused"
     assert ended.guest("g2")["pause_s"] is not None
     assert ended.guest("g2")["pause_guest_clock_s"] is None

@@ -30,7 +30,7 @@ SEED = 20
 COMMAND_S = 0.1
 RESUME_S = 0.5
 AROUND_THE_PAUSE = ("intent pause", "outcome pause", "outcome apply")
-EXIT_LIMIT_S = 9.0
+EXIT_LIMIT_S = 10.0
 """One step gives up on a silent disk after 5 s, the run's end after 2 s; the rest is the run."""
 
 

@@ -32,7 +32,7 @@ def test_clocks_that_were_read_have_figures_and_the_others_a_reason() -> None:
         "uncertainty_ns": MS // 4,
     }
     assert outcome.guests["uuid-b"].reason == "its agent is not connected"
-    assert not outcome.guests["uuid-b"].figures
+    assert dict(outcome.guests["uuid-b"].figures) == {"refusal": "not-connected"}
 
 
 def test_a_clock_that_was_set_has_its_offsets_from_before_and_after() -> None:
