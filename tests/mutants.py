@@ -12,6 +12,8 @@ STORIES = "tests/rules/test_inplace_examples.py"
 RUNNER = "tests/work/test_runner.py"
 STEPS = "tests/work/test_pause_steps.py"
 COMMANDS = "tests/work/test_command_steps.py"
+CLOCKS = "tests/rules/test_clock_steps.py"
+CONVERSATIONS = "tests/work/test_conversations.py"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -249,5 +251,75 @@ MUTANTS = (
         old="        self._commands.fence.turn()\n        if self",
         new="        if self",
         test=COMMANDS,
+    ),
+    Mutant(
+        name="clocks are not set",
+        file="rules/inplace.py",
+        old="    steps += [*sync(progress), *look_again(progress, now_ns)]\n",
+        new="    steps += [*look_again(progress, now_ns)]\n",
+        test=EXAMPLES,
+    ),
+    Mutant(
+        name="one that comes back late keeps its clock wrong",
+        file="rules/clock_steps.py",
+        old="    guests = _untried(progress)\n    if not guests:\n",
+        new="    guests = _untried(progress)\n    if _steps(progress) or not guests:\n",
+        test=EXAMPLES,
+    ),
+    Mutant(
+        name="a clock gets a second look again and again",
+        file="rules/clock_steps.py",
+        old="for guest in _with_agents(progress)} - seen\n",
+        new="for guest in _with_agents(progress)}\n",
+        test=CLOCKS,
+    ),
+    Mutant(
+        name="a busy agent is not asked once more",
+        file="rules/clock_steps.py",
+        old='bool(outcome.figures.get("again") or outcome.figures.get("sets"))',
+        new='bool(outcome.figures.get("sets"))',
+        test=EXAMPLES,
+    ),
+    Mutant(
+        name="a second look that finds an agent busy undoes the proof",
+        file="rules/clock_outcome.py",
+        old="    tried = with_reading or list(tries)\n",
+        new="    tried = list(tries)\n",
+        test="tests/rules/test_clock_outcome.py",
+    ),
+    Mutant(
+        name="a silent agent makes the run partly done",
+        file="rules/clock_outcome.py",
+        old='counts.result == "unsynced" and answered',
+        new='counts.result == "unsynced"',
+        test="tests/rules/test_clock_outcome.py",
+    ),
+    Mutant(
+        name="a sync of clocks that hangs is called done",
+        file="rules/clock_sync.py",
+        old="    if state.open:\n        return Done(result=Ending.PARTLY",
+        new="    if False:\n        return Done(result=Ending.PARTLY",
+        test="tests/rules/test_clock_sync.py",
+    ),
+    Mutant(
+        name="whoever is silent keeps its place",
+        file="work/turns.py",
+        old="lively = sum(turn.heard_at >= silent_since for turn in self._held)",
+        new="lively = len(self._held)",
+        test="tests/work/test_turns.py",
+    ),
+    Mutant(
+        name="what was given up goes on asking",
+        file="work/conversations.py",
+        old="        self._over.set()\n",
+        new="",
+        test=CONVERSATIONS,
+    ),
+    Mutant(
+        name="a set under way is forgotten",
+        file="work/conversations.py",
+        old="        talk.history = (*before, Exchange(question=move, answer=OUT_OF_TIME))\n",
+        new="",
+        test=CONVERSATIONS,
     ),
 )

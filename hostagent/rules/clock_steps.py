@@ -9,7 +9,7 @@ same moment. A run that was told to stop does not stay for the second look.
 from collections.abc import Iterator
 from dataclasses import asdict
 
-from hostagent.core.journal import Closed, GuestOutcome
+from hostagent.core.journal import GuestOutcome
 from hostagent.core.plan import Json, PlannedGuest, Step, Verb
 from hostagent.rules import clock
 from hostagent.rules.progress import Progress
@@ -31,42 +31,43 @@ def sync(progress: Progress) -> Iterator[Step]:
         return
     key = progress.key_clocks
     if progress.state.begun(key):
-        number = sum(step.key != progress.key_clocks_again for step in _steps(progress))
+        number = sum(not _is_second(step.key) for step in _steps(progress))
         key = key.replace("clocks", f"clocks-late-{number}", 1)
     waits = {guest.uuid: RECONNECT_NS for guest in guests if guest.agent}
     yield _step(progress, key, guests, waits)
 
 
-def under_way(progress: Progress) -> tuple[str, ...]:
-    """The keys of first tries that are not over."""
+def under_way(progress: Progress, *, again: bool = False) -> tuple[str, ...]:
+    """The keys of first tries, or of second looks, that are not over."""
     return tuple(
         key
         for key, opened in progress.state.open.items()
-        if opened.step.verb is Verb.SYNC_CLOCKS and key != progress.key_clocks_again
+        if opened.step.verb is Verb.SYNC_CLOCKS and _is_second(key) is again
     )
 
 
 def look_again(progress: Progress, now_ns: int) -> Iterator[Step]:
-    """The second look, once it is due."""
+    """The second look, once it is due; another one for those that came back late."""
     at_ns = look_again_at_ns(progress)
     if at_ns is None or now_ns < at_ns:
         return
-    guests = _to_look_at_again(progress)
+    due = _to_look_at_again(progress)
+    guests = [guest for guest in _with_agents(progress) if guest.uuid in due]
+    key = progress.key_clocks_again
+    number = sum(_is_second(step.key) for step in _steps(progress))
+    if number:
+        key = key.replace("again", f"again-{number}", 1)
     wait_ns = progress.terms.agent_wait_ns
     waits = {guest.uuid: wait_ns for guest in guests if not _is_right(progress, guest)}
-    yield _step(progress, progress.key_clocks_again, guests, waits)
+    yield _step(progress, key, guests, waits)
 
 
 def look_again_at_ns(progress: Progress) -> int | None:
-    """When the second look is due; None where there is nothing to look at, yet or any more. It
-    never runs beside a first try: one guest has one conversation at a time."""
-    if progress.state.begun(progress.key_clocks_again) or progress.signals:
+    """When the second look is due; None where there is nothing to look at, yet or any more."""
+    if progress.signals:
         return None
-    if progress.key_settle in progress.state.open or under_way(progress) or _untried(progress):
-        return None
-    if not _to_look_at_again(progress):
-        return None
-    return max(closed.at_ns for closed in _closed(progress)) + HOLD_NS
+    tried_ns = _to_look_at_again(progress).values()
+    return max(tried_ns) + HOLD_NS if tried_ns else None
 
 
 def _untried(progress: Progress) -> list[PlannedGuest]:
@@ -75,18 +76,18 @@ def _untried(progress: Progress) -> list[PlannedGuest]:
     return [guest for guest in _with_agents(progress) if guest.uuid not in tried]
 
 
-def _to_look_at_again(progress: Progress) -> list[PlannedGuest]:
-    """Those that were set, those worth one more try, and those of whose try nothing came back."""
-    last = {
-        uuid: closed.outcome.guests.get(uuid)
-        for closed in _closed(progress)
+def _to_look_at_again(progress: Progress) -> dict[str, int]:
+    """Those that were set, those worth one more try, and those of whose try nothing came back, with
+    the end of their first try: each once, and never while that try is still under way."""
+    seen = {uuid for step in _steps(progress) if _is_second(step.key) for uuid in step.guests}
+    running = {guest.uuid for guest in _with_agents(progress)} - seen
+    return {
+        uuid: closed.at_ns
+        for closed in progress.state.done.values()
+        if _is_ours(progress, closed.step)
         for uuid in closed.step.guests
+        if uuid in running and _deserves(closed.outcome.guests.get(uuid))
     }
-    return [
-        guest
-        for guest in _with_agents(progress)
-        if guest.uuid in last and _deserves(last[guest.uuid])
-    ]
 
 
 def _steps(progress: Progress) -> list[Step]:
@@ -96,9 +97,8 @@ def _steps(progress: Progress) -> list[Step]:
     return [step for step in steps if _is_ours(progress, step)]
 
 
-def _closed(progress: Progress) -> list[Closed]:
-    """Those of them that are over, in order."""
-    return [each for each in progress.state.done.values() if _is_ours(progress, each.step)]
+def _is_second(key: str) -> bool:
+    return key.startswith("clocks-again")
 
 
 def _is_ours(progress: Progress, step: Step) -> bool:

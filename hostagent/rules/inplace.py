@@ -218,7 +218,7 @@ def _await_clocks(progress: Progress, now_ns: int) -> Decision | None:
     at_ns, why = look_again_at_ns(progress), "guests run; a second look at their clocks"
     if at_ns is not None and now_ns < at_ns:
         return Wait(why=why, until_ns=at_ns)
-    return _wait_for(progress, now_ns, (progress.key_clocks_again,), why)
+    return _wait_for(progress, now_ns, under_way(progress, again=True), why)
 
 
 def _command(progress: Progress, now_ns: int) -> Decision | None:

@@ -12,6 +12,7 @@ from hostagent.work.conversations import Conversations
 from tests.work.scripted_agents import ScriptedAgent, ScriptedAgents
 
 S = 1_000_000_000
+LONG_S = 10
 
 
 def decide(_uuid: str, history: Sequence[Exchange], left_ns: int) -> Question | ClockVerdict:
@@ -113,6 +114,67 @@ def test_a_libvirt_that_hangs_costs_the_limit_and_every_guest_has_a_verdict(
     verdicts = sync(agents, limit_s=0.5)
     assert {verdict.synced for verdict in verdicts.values()} == {False}
     assert all(verdict.again for verdict in verdicts.values())
+
+
+def test_the_good_ones_have_ended_before_any_hung_call_returns(agents: ScriptedAgents) -> None:
+    """Ten of nineteen hang, some at the roll call, some in the middle of their conversation."""
+    hanging = {f"g{number}" for number in range(1, 20, 2)}
+    good, ended = set(agents.agents) - hanging, set()
+    all_good = threading.Event()
+
+    def hang(question: Question) -> None:
+        """Until every good one has ended; then the call returns, and the test can fail no more."""
+        assert all_good.wait(LONG_S)
+
+    def hang_at_set(question: Question) -> None:
+        if isinstance(question, Set):
+            hang(question)
+
+    def note(uuid: str, history: Sequence[Exchange], left_ns: int) -> Question | ClockVerdict:
+        move = decide(uuid, history, left_ns)
+        if isinstance(move, ClockVerdict) and uuid in good:
+            ended.add(uuid)
+            if ended == good:
+                all_good.set()
+        return move
+
+    for number, uuid in enumerate(sorted(hanging)):
+        agents.agents[uuid].before = hang_at_set if number % 2 else hang
+    verdicts = Conversations[ClockVerdict](agents, note, 20 * S).hold(list(agents.agents))
+    assert all_good.is_set()
+    assert all(verdict.synced for verdict in verdicts.values())
+
+
+def test_one_that_was_given_up_is_asked_nothing_more() -> None:
+    """Somebody else may be talking with it by then: a second look."""
+    agents = ScriptedAgents({"hung": ScriptedAgent()})
+    returned = threading.Event()
+
+    def hang(question: Question) -> None:
+        agents.hang(question)
+        returned.set()
+
+    agents.agents["hung"].before = hang
+    decided = threading.Event()
+
+    def note(uuid: str, history: Sequence[Exchange], left_ns: int) -> Question | ClockVerdict:
+        if returned.is_set():
+            decided.set()
+        return clock.next(ClockTask(trusted=True), history, max(left_ns, 10 * S))
+
+    (verdict,) = Conversations[ClockVerdict](agents, note, S // 5).hold(["hung"]).values()
+    assert verdict.synced is False
+    agents.release.set()
+    assert decided.wait(LONG_S), "its thread goes on to its next decision"
+    _join("agent-talk")
+    assert len(agents.log) == 1
+
+
+def _join(name: str) -> None:
+    for thread in threading.enumerate():
+        if thread.name == name:
+            thread.join(LONG_S)
+            assert not thread.is_alive()
 
 
 class TestAwaited:

@@ -13,7 +13,7 @@ def hold(turns: Turns, entered: threading.Event, leave: threading.Event) -> thre
     def run() -> None:
         with turns.take():
             entered.set()
-            leave.wait(LONG_S)
+            leave.wait(3 * LONG_S)
 
     thread = threading.Thread(target=run, daemon=True)
     thread.start()
