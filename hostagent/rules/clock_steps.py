@@ -9,6 +9,7 @@ same moment. A run that was told to stop does not stay for the second look.
 from collections.abc import Iterator
 from dataclasses import asdict
 
+from hostagent.core.clock import Method, Refusal
 from hostagent.core.journal import GuestOutcome
 from hostagent.core.plan import Json, PlannedGuest, Step, Verb
 from hostagent.rules import clock
@@ -73,21 +74,37 @@ def look_again_at_ns(progress: Progress) -> int | None:
 def _untried(progress: Progress) -> list[PlannedGuest]:
     """Those that run again, and whose first try was not begun."""
     tried = {uuid for step in _steps(progress) for uuid in step.guests}
-    return [guest for guest in _with_agents(progress) if guest.uuid not in tried]
+    return [
+        guest
+        for guest in _with_agents(progress)
+        if guest.uuid not in tried and not _hung_before(progress, guest)
+    ]
+
+
+def _hung_before(progress: Progress, guest: PlannedGuest) -> bool:
+    """An agent that did not answer before the pause is left alone, and asked once at the end."""
+    before = progress.clock_before(guest.uuid)
+    return before is not None and before.figures.get("refusal") == Refusal.NO_ANSWER
 
 
 def _to_look_at_again(progress: Progress) -> dict[str, int]:
-    """Those that were set, those worth one more try, and those of whose try nothing came back, with
-    the end of their first try: each once, and never while that try is still under way."""
+    """Those that were set, those worth one more try, those of whose try nothing came back, and those
+    that were left alone, with the end of their first try: each once, and never while that try is still under way."""
     seen = {uuid for step in _steps(progress) if _is_second(step.key) for uuid in step.guests}
     running = {guest.uuid for guest in _with_agents(progress)} - seen
-    return {
+    tried = {
         uuid: closed.at_ns
         for closed in progress.state.done.values()
         if _is_ours(progress, closed.step)
         for uuid in closed.step.guests
         if uuid in running and _deserves(closed.outcome.guests.get(uuid))
     }
+    left_alone = {
+        guest.uuid: 0
+        for guest in _with_agents(progress)
+        if guest.uuid in running and _hung_before(progress, guest)
+    }
+    return {**left_alone, **tried}
 
 
 def _steps(progress: Progress) -> list[Step]:
@@ -131,4 +148,10 @@ def _step(progress: Progress, key: str, guests: list[PlannedGuest], waits: dict[
 def _task(progress: Progress, guest: PlannedGuest) -> clock.ClockTask:
     before = progress.clock_before(guest.uuid)
     offset_ns = before.figures.get("offset_ns") if before is not None else None
-    return clock.task(guest, offset_ns if isinstance(offset_ns, int) else None)
+    methods = {tried.figures.get("method") for tried in progress.clock_syncs(guest.uuid)}
+    coarse = not methods.isdisjoint((Method.DATE, Method.DATE_SECONDS))
+    return clock.task(
+        guest,
+        offset_ns if isinstance(offset_ns, int) else None,
+        threshold_ns=clock.COARSE_NS if coarse else clock.THRESHOLD_NS,
+    )

@@ -106,6 +106,16 @@ class Progress:
             if closed.step.verb is Verb.SYNC_CLOCKS and uuid in closed.outcome.guests
         )
 
+    def clock_untold(self, uuid: str) -> bool:
+        """Whether this guest's clock may have been set before it was first read: the step that was
+        to do both died with its process."""
+        for closed in self.state.done.values():
+            if closed.step.verb is Verb.SYNC_CLOCKS and uuid in closed.step.guests:
+                told = closed.outcome.guests.get(uuid)
+                if told is None or "first_offset_ns" in told.figures:
+                    return told is None
+        return False
+
     @cached_property
     def stood_still(self) -> tuple[PlannedGuest, ...]:
         """The guests that stood still because of us, or may have, and run again by now."""

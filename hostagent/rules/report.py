@@ -5,7 +5,7 @@ why. Field names are the JSON's own, seconds as floats, so that cli/render only 
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from hostagent.core.journal import Closed, GuestOutcome, State
@@ -190,7 +190,7 @@ def _fell_behind(progress: Progress, uuid: str) -> tuple[int | None, int]:
     tries = progress.clock_syncs(uuid)
     after = next((each for each in tries if "first_behind_ns" in each.figures), None)
     first, second = _figure(before, "behind_ns"), _figure(after, "first_behind_ns")
-    if first is None or second is None:
+    if first is None or second is None or progress.clock_untold(uuid):
         return None, 0
     doubt = (_figure(before, "uncertainty_ns") or 0) + (_figure(after, "first_uncertainty_ns") or 0)
     return second - first, doubt
@@ -199,7 +199,8 @@ def _fell_behind(progress: Progress, uuid: str) -> tuple[int | None, int]:
 def _clock(progress: Progress, guest: PlannedGuest) -> ClockReport:
     if not guest.channel and not guest.agent and progress.paused(guest.uuid) is not None:
         return ClockReport(synced=False, reason=NO_CHANNEL)
-    return clock_report(progress.clock_syncs(guest.uuid), progress.clock_before(guest.uuid))
+    told = clock_report(progress.clock_syncs(guest.uuid), progress.clock_before(guest.uuid))
+    return replace(told, offset_resumed_s=None) if progress.clock_untold(guest.uuid) else told
 
 
 def _warnings(progress: Progress) -> tuple[str, ...]:

@@ -22,8 +22,8 @@ V = TypeVar("V")
 
 ROLL_CALL = 12
 """First questions under way at once: with those that converse, fewer than libvirt's 20 workers."""
-SILENCE_NS = 4_500_000_000
-"""libvirt ends a call on a silent agent after 2 s, after 4 s where the channel was out of step."""
+SILENCE_NS = 2_500_000_000
+"""libvirt ends a call on a silent agent after 2 s."""
 
 OUT_OF_TIME = NoAnswer(refusal=Refusal.NO_ANSWER, reason="its agent does not answer in time")
 

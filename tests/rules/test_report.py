@@ -1,10 +1,10 @@
 """The report: the names that others rely on, and nothing that was not measured."""
 
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 
 import pytest
 
-from hostagent.core.journal import Ended, GuestOutcome, Outcome
+from hostagent.core.journal import Closed, Ended, GuestOutcome, Outcome
 from hostagent.core.plan import Ending
 from hostagent.rules.clock_outcome import NO_CHANNEL, ClockReport
 from hostagent.rules.report import (
@@ -14,7 +14,18 @@ from hostagent.rules.report import (
     report,
 )
 from hostagent.rules.request import S
-from tests.rules.runs import MS, Story, a_plan, applied, applying, armed, pausing, tidied
+from tests.rules.runs import (
+    MS,
+    RIGHT,
+    SET,
+    Story,
+    a_plan,
+    applied,
+    applying,
+    armed,
+    pausing,
+    tidied,
+)
 
 
 def test_names_are_those_of_run_1() -> None:
@@ -123,6 +134,43 @@ class TestPauseFigures:
         assert (guest.clock.synced, guest.clock.method) == (True, "agent")
         assert (guest.clock.offset_before_s, guest.clock.offset_resumed_s) == (-5.0, -7.0)
         assert (guest.clock.offset_after_s, guest.clock.uncertainty_s) == (0.001, 0.001)
+
+
+class TestAfterACrashInTheMiddleOfTheClocks:
+    def told(self, *, first: GuestOutcome | None) -> RunReport:
+        story = applied("a", agent=True)
+        story.state = replace(
+            story.state, done={**story.state.done, "clocks-before": _before(story)}
+        )
+        story = tidied(story, "clocks")
+        if first is not None:
+            story.close_clocks("clocks", a=first)
+            story.pass_time()
+            assert story.go() == ("clocks-again",)
+        story.close("clocks" if first is None else "clocks-again", "lost")
+        story.hear("crashed")
+        assert story.go() == ("clocks@1",)
+        story.close_clocks("clocks@1", a=RIGHT)
+        return report(story.state, story.now_ns)
+
+    def test_what_was_read_after_it_may_be_of_a_clock_that_was_set(self) -> None:
+        told = self.told(first=None)
+        assert told.guests[0].clock.synced is True
+        assert told.guests[0].clock.offset_resumed_s is None
+        assert told.guests[0].pause_guest_clock_s is None
+        assert not any("unevenly" in warning for warning in told.warnings)
+
+    def test_what_was_read_before_it_counts(self) -> None:
+        told = self.told(first=SET)
+        assert told.guests[0].clock.offset_resumed_s == -2.0
+        assert told.guests[0].pause_guest_clock_s == 2.0
+
+
+def _before(story: Story) -> Closed:
+    figures = {"offset_ns": 0, "behind_ns": 0, "uncertainty_ns": MS}
+    read = {"uuid-a": GuestOutcome(result="read", figures=figures)}
+    closed = story.state.done["clocks-before"]
+    return replace(closed, outcome=replace(closed.outcome, guests=read))
 
 
 def test_newcomers_are_listed_as_unpaused() -> None:
