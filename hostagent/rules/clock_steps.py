@@ -88,8 +88,9 @@ def _hung_before(progress: Progress, guest: PlannedGuest) -> bool:
 
 
 def _to_look_at_again(progress: Progress) -> dict[str, int]:
-    """Those that were set, those worth one more try, those of whose try nothing came back, and those
-    that were left alone, with the end of their first try: each once, and never while that try is still under way."""
+    """Those that were set, those worth one more try, those of whose try nothing came back, and
+    those that were left alone, with the end of their first try: each once, and never while that
+    try is still under way."""
     seen = {uuid for step in _steps(progress) if _is_second(step.key) for uuid in step.guests}
     running = {guest.uuid for guest in _with_agents(progress)} - seen
     tried = {
@@ -99,6 +100,8 @@ def _to_look_at_again(progress: Progress) -> dict[str, int]:
         for uuid in closed.step.guests
         if uuid in running and _deserves(closed.outcome.guests.get(uuid))
     }
+    if under_way(progress) or _untried(progress):
+        return tried  # those that were left alone come in when nobody else is being tried
     left_alone = {
         guest.uuid: 0
         for guest in _with_agents(progress)

@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from hostagent.core.clock import Refusal
 from hostagent.core.codec import decode
 from hostagent.core.journal import GuestOutcome, Outcome
 from hostagent.core.model import AgentState
@@ -225,6 +226,36 @@ class TestTheSecondLook:
         assert story.go() == ("verify",)
         story.pass_time()
         assert story.go() == ("clocks-again",)
+
+
+class TestOneThatHungBeforeThePause:
+    def story(self, *names: str) -> Story:
+        """Up to the tidying; the agent of a did not answer before the pause."""
+        story = Story(a_plan(*names, agent=True))
+        story.go()
+        hung = GuestOutcome(
+            result="unread", reason="no answer", figures={"refusal": str(Refusal.NO_ANSWER)}
+        )
+        story.row(Outcome(key="clocks-before", result="over", guests={"uuid-a": hung}))
+        return _to_its_resume(story, *names)
+
+    def test_is_asked_at_the_end_only_and_once(self) -> None:
+        story = self.story("a", "b")
+        assert steps_of(story)["clocks"].guests == ("uuid-b",)
+        tidied(story, "clocks")
+        assert not story.state.begun("clocks-again")
+        story.close_clocks("clocks", b=SET)
+        assert story.wait().until_ns == story.now_ns + HOLD_NS
+        story.pass_time()
+        assert steps_of(story)["clocks-again"].guests == ("uuid-a", "uuid-b")
+        story.go()
+        story.close_clocks("clocks-again", a=BUSY, b=RIGHT)
+        assert story.done().result is Ending.DONE
+
+    def test_is_asked_once_where_it_is_the_only_one(self) -> None:
+        story = self.story("a")
+        assert steps_of(story)["clocks-again"].guests == ("uuid-a",)
+        assert tidied(story).done().result is Ending.DONE
 
 
 class TestLateOnes:
