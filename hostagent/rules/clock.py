@@ -38,8 +38,8 @@ AHEAD_NS = 2 * MS
 """A clock that a set has left ahead by less than this stays so: stepping back is worse for a guest
 than two milliseconds."""
 COARSE_NS = 30 * MS
-"""`date` in a guest is a fork and an exec, which take some 10 ms more or less: what it has set counts
-as right within this, after four tries to do better."""
+"""`date` in a guest is a fork and an exec, which take some 10 ms more or less: what it has set
+counts as right within this, after four tries to do better."""
 UNSURE_NS = 100 * MS
 """A reading that is less certain proves nothing: the agent, or the host, is too slow."""
 HALF_A_DAY_NS = 12 * 3600 * S

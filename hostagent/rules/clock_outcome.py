@@ -36,7 +36,8 @@ def clock_report(tries: Sequence[GuestOutcome], before: GuestOutcome | None) -> 
     offset_before_s = _s(before, "offset_ns")
     counts = counting(tries)
     if counts is None:
-        return ClockReport(offset_before_s=offset_before_s)
+        reason = before.reason if before is not None and before.reason else NOT_TRIED
+        return ClockReport(offset_before_s=offset_before_s, reason=reason)
     first = next((each for each in tries if "first_offset_ns" in each.figures), None)
     # What was set and could not be read afterwards has no offset that is known.
     prefix = "" if "offset_ns" in counts.figures or counts.figures.get("sets") else "first_"

@@ -27,6 +27,11 @@ def test_one_that_was_never_tried_says_so() -> None:
     assert clock_report((), BEFORE).synced is None
 
 
+def test_one_that_was_left_alone_since_it_hung_before_says_that() -> None:
+    """A run that was stopped does not ask it once more at its end."""
+    assert clock_report((), UNREAD) == ClockReport(reason="its agent does not answer")
+
+
 def test_one_that_was_set_has_all_its_figures() -> None:
     assert clock_report((SET,), BEFORE) == ClockReport(
         synced=True,

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
+from hostagent.core.clock import Refusal
 from hostagent.core.journal import (
     Ended,
     GuestOutcome,
@@ -155,7 +156,15 @@ class Life:
     _prepare = _verify = _rollback = _side_command
 
     def _read_clocks(self, step: Step, finish: Finish) -> None:
-        self._later(finish, step, "over")
+        """Agents that hang say so; the figures of the others are no matter of a decision."""
+        figures = {"refusal": str(Refusal.NO_ANSWER)}
+        guests = {
+            uuid: GuestOutcome(result="unread", reason="it does not answer", figures=figures)
+            for uuid in step.guests
+            if self.world.guests[uuid].script.agent == "hung"
+        }
+        outcome = Outcome(key=step.key, result="over", guests=guests)
+        self.world.after(MS, lambda: finish(outcome))
 
     def _sync_clocks(self, step: Step, finish: Finish) -> None:
         """Each guest's agent does as its script says; the step is over with the last of them."""

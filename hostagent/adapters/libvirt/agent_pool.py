@@ -18,6 +18,9 @@ from hostagent.adapters.libvirt.bounded import connect
 
 MOST = 4
 CALLS_EACH = 5
+_kept: set[libvirt.virConnect] = set()
+"""Every connection that is not known to be broken. libvirt closes one that is forgotten, and waits
+for its daemon in that; whoever forgot it last would hang with a daemon that hangs."""
 RESPONSE_TIMEOUT_S = 2
 """Without it a stopped agent blocks the call, and everybody else's to that agent, for ever."""
 
@@ -67,6 +70,7 @@ class Lines:
         with self._lock:
             if line in self._lines:
                 self._lines.remove(line)
+            _kept.discard(line.connection)
 
     def _take(self) -> Line | None:
         """One that is free; None where another should be opened."""
@@ -88,4 +92,5 @@ class Lines:
         line.calls = 1
         with self._lock:
             self._lines.append(line)
+            _kept.add(line.connection)
         return line
