@@ -14,6 +14,8 @@ STEPS = "tests/work/test_pause_steps.py"
 COMMANDS = "tests/work/test_command_steps.py"
 CLOCKS = "tests/rules/test_clock_steps.py"
 CONVERSATIONS = "tests/work/test_conversations.py"
+CLOCK_EXAMPLES = "tests/rules/test_clock.py"
+CLOCK_PROPERTIES = "tests/rules/test_clock_property.py"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -321,5 +323,61 @@ MUTANTS = (
         old="        talk.history = (*before, Exchange(question=move, answer=OUT_OF_TIME))\n",
         new="",
         test=CONVERSATIONS,
+    ),
+    Mutant(
+        name="a reading from before something stepped the clock counts",
+        file="rules/clock_talk.py",
+        old="    return tuple(reading for reading in readings if _agree(reading, readings[-1]))\n",
+        new="    return tuple(readings)\n",
+        test=CLOCK_EXAMPLES,
+    ),
+    Mutant(
+        name="a reading from before the last set counts",
+        file="rules/clock_talk.py",
+        old="        since = self.set_exchanges[-1][0] if self.set_exchanges else -1\n",
+        new="        since = -1\n",
+        test=CLOCK_PROPERTIES,
+    ),
+    Mutant(
+        name="a clock is set by what was left over, each time more",
+        file="rules/clock_methods.py",
+        old="            return min(max(learned_ns, 0), MOST_LEARNED_NS)\n",
+        new="            return learned_ns\n",
+        test=CLOCK_PROPERTIES,
+    ),
+    Mutant(
+        name="a clock that is wrong on purpose is set",
+        file="rules/clock.py",
+        old="    if left_alone:\n        return _verdict(talk, None, left_alone)\n    if _is_near",
+        new="    if _is_near",
+        test=CLOCK_PROPERTIES,
+    ),
+    Mutant(
+        name="the RTC that libvirt stores is written",
+        file="rules/clock_methods.py",
+        old="if method is not Method.AGENT or not spare_rtc)",
+        new="if method is not None)",
+        test=CLOCK_PROPERTIES,
+    ),
+    Mutant(
+        name="what a slow agent says is taken for certain",
+        file="rules/clock.py",
+        old="    if reading.uncertainty_ns > UNSURE_NS:\n        sure",
+        new="    if False:\n        sure",
+        test=CLOCK_PROPERTIES,
+    ),
+    Mutant(
+        name="a set that was refused counts as none",
+        file="rules/clock_talk.py",
+        old="    return refused is None or refused.refusal in MAY_HAVE_WORKED\n",
+        new="    return refused is None\n",
+        test=CLOCK_EXAMPLES,
+    ),
+    Mutant(
+        name="a clock is set without end",
+        file="rules/clock.py",
+        old="    if talk.sets >= MOST_SETS:\n        return Exhausted",
+        new="    if talk.sets < 0:\n        return Exhausted",
+        test=CLOCK_PROPERTIES,
     ),
 )

@@ -6,8 +6,11 @@ or the verdict; it keeps nothing and waits for nothing (work/steps/clock asks th
 How it thinks. Read the clock a few times and take the best reading. If it is off, set it to a time
 that makes up for the way there, read it again, and repeat with what the last set taught, until it
 is right or four sets have not made it so. A set that reports an error may have worked, so only a
-reading judges. Where one method is refused the next is taken (rules/clock_methods). Invariant: what
-is set is a time out of a fresh reading, never an amount, so nothing is ever added twice.
+reading judges. Where one method is refused the next is taken (rules/clock_methods).
+
+Invariants: what is set is a time out of a fresh reading, never an amount, so nothing is ever added
+twice. A clock is called right only if the newest reading agrees. There are at most 24 questions,
+whatever the answers are.
 """
 
 from collections.abc import Sequence
@@ -24,7 +27,7 @@ from hostagent.core.clock import (
     Refusal,
 )
 from hostagent.core.plan import PlannedGuest
-from hostagent.rules.clock_methods import Exhausted, set_again
+from hostagent.rules.clock_methods import Exhausted, methods, set_again
 from hostagent.rules.clock_reading import READS, best
 from hostagent.rules.clock_talk import MS, Talk
 
@@ -35,23 +38,30 @@ TARGET_NS = MS // 2
 """Once guest-set-time sets it at all, a clock is brought this near, or as near as it can be read;
 `date` in a guest takes some milliseconds more or less each time."""
 AHEAD_NS = 2 * MS
-"""A clock that a set has left ahead by less than this stays so: stepping back is worse for a guest
-than two milliseconds."""
+"""A clock that a set has left ahead by less than this, but within the threshold, stays so: stepping
+back is worse for a guest than two milliseconds."""
 COARSE_NS = 30 * MS
 """`date` in a guest is a fork and an exec, which take some 10 ms more or less: what it has set
 counts as right within this, after four tries to do better."""
 UNSURE_NS = 100 * MS
-"""A reading that is less certain proves nothing: the agent, or the host, is too slow."""
+"""A reading that is less certain proves nothing: the agent, or the host, is too slow. One like that
+is not repeated: a hanging agent would take 2 s each time."""
+SHORT_NS = 50 * MS
+"""With less time left one reading has to do."""
 HALF_A_DAY_NS = 12 * 3600 * S
 """A clock that is off by so much is off on purpose: no pause and no drift makes that."""
 ADJUSTMENT_S = 2
 """libvirt's adjustment of a `variable` clock up to this is no purpose: an RTC has whole seconds,
 and a guest's own hwclock moves it by that much."""
 MOST_SETS = 4
+UNHELD = "something else sets this clock, or it runs unevenly"
 
 _RETRYABLE = frozenset(
     {Refusal.NOT_CONNECTED, Refusal.NO_ANSWER, Refusal.LIBVIRT, Refusal.FROZEN, Refusal.FAILED}
 )
+"""Worth one more try at the end."""
+_GONE = frozenset({Refusal.NOT_RUNNING, Refusal.NO_AGENT})
+"""What was read before is not true of this guest any more."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,8 +86,9 @@ class ClockTask:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClockVerdict:
     """How it ended. `synced` is None where nothing was to be set. `first` and `last` are the best
-    readings before the first and after the last set. `answered`: the agent said anything at all.
-    `again`: worth one more try at the end (it was busy, away or hung)."""
+    readings before the first and after the last set; `sets` and `method` count those that may have
+    worked. `answered`: the agent said anything at all. `again`: worth one more try at the end (it
+    was busy, away or hung)."""
 
     synced: bool | None
     reason: str = ""
@@ -116,53 +127,64 @@ def _purpose(guest: PlannedGuest, before_ns: int | None) -> str:
     if guest.clock.offset == "variable" and abs(guest.clock.adjustment_s) > ADJUSTMENT_S:
         return f"libvirt's clock offset is 'variable', adjusted by {guest.clock.adjustment_s} s"
     if before_ns is not None and abs(before_ns) >= HALF_A_DAY_NS:
-        return f"it was off by {before_ns / 1e9:+.0f} s before"
+        return f"it was off by {before_ns / 1e9:+.0f} s before the pause"
     return ""
 
 
 def next(task: ClockTask, history: Sequence[Exchange], left_ns: int) -> Question | ClockVerdict:
-    """The next question for the guest's agent, or the verdict. `left_ns`: time that is left."""
+    """The next question for the guest's agent, or the verdict. `left_ns`: time that is left. With
+    none left it ends as soon as the last question counts as unanswered."""
     talk = Talk(history=tuple(history))
+    reading = best(talk.readings)
     refused = talk.refused
     if refused is not None and not talk.may_go_on:
-        return _unread(task, talk, refused)
-    reading = best(talk.readings)
-    if reading is None or (left_ns and _wants_another(talk)):
+        return _cut_short(task, talk, reading, refused)
+    if reading is None or (left_ns >= SHORT_NS and _wants_another(talk)):
         return Read()
     return _judge(task, talk, reading, left_ns)
 
 
 def _wants_another(talk: Talk) -> bool:
-    """A slow agent is not asked three times; one that has just said nonsense is asked anew."""
     slow = any(reading.uncertainty_ns > UNSURE_NS for reading in talk.readings)
-    return len(talk.readings) < READS and not slow
+    return talk.reads < READS and not slow
 
 
 def _judge(
     task: ClockTask, talk: Talk, reading: ClockReading, left_ns: int
 ) -> Question | ClockVerdict:
-    residual_ns = reading.offset_ns - task.keep_ns
-    left_alone = _left_alone(task, talk, residual_ns)
+    left_alone = _left_alone(task, talk, reading)
     if left_alone:
         return _verdict(talk, None, left_alone)
-    if _is_near(task, talk, reading, residual_ns):
-        return _sure(task, talk, reading)
-    if talk.sets >= MOST_SETS:
-        return _did_not_hold(task, talk, reading)
-    move = set_again(talk, keep_ns=task.keep_ns, spare_rtc=task.spare_rtc, left_ns=left_ns)
+    if _is_near(task, talk, reading):
+        return _right(task, talk, reading)
+    move = _set_again(task, talk, reading, left_ns)
     if not isinstance(move, Exhausted):
         return move
-    if _within(task, reading, residual_ns):
-        return _sure(task, talk, reading)
-    if talk.sets and not move.reason:
-        return _did_not_hold(task, talk, reading)
-    reason = move.reason or f"it is off by {_s(residual_ns)}, and there was no time to set it"
-    return _verdict(talk, False, reason, again=not move.reason)
+    if _within(task, reading):
+        return _right(task, talk, reading)
+    if _is_coarse(task, talk, reading):
+        but = f"it is off by {_off(task, reading)}: `date` in the guest does no better"
+        return _right(task, talk, reading, but=but)
+    return _wrong(task, talk, reading, move)
 
 
-def _left_alone(task: ClockTask, talk: Talk, residual_ns: int) -> str:
-    """Why a clock that is wrong on purpose is only read; empty where it is to be set."""
-    if task.only_read:
+def _set_again(
+    task: ClockTask, talk: Talk, reading: ClockReading, left_ns: int
+) -> Question | Exhausted:
+    """Within the threshold a set is only refined: that is not worth another way to set it."""
+    if talk.sets >= MOST_SETS:
+        return Exhausted(reason=talk.complaint.reason if talk.complaint else UNHELD)
+    ways = methods(spare_rtc=task.spare_rtc)
+    if _within(task, reading):
+        ways = (Method(talk.method),)
+    return set_again(talk, ways, keep_ns=task.keep_ns, left_ns=left_ns)
+
+
+def _left_alone(task: ClockTask, talk: Talk, reading: ClockReading) -> str:
+    """Why a clock that is wrong on purpose is only read; empty where it is to be set, or is right
+    all the same."""
+    residual_ns = reading.offset_ns - task.keep_ns
+    if task.only_read and not (_within(task, reading) and reading.uncertainty_ns <= UNSURE_NS):
         return f"wrong on purpose ({task.purpose}): left alone; --force sets it to the host's time"
     if not task.trusted and not talk.sets and abs(residual_ns) >= HALF_A_DAY_NS:
         off = f"it is off by {residual_ns / 1e9:+.0f} s"
@@ -170,59 +192,81 @@ def _left_alone(task: ClockTask, talk: Talk, residual_ns: int) -> str:
     return ""
 
 
-def _is_near(task: ClockTask, talk: Talk, reading: ClockReading, residual_ns: int) -> bool:
+def _is_near(task: ClockTask, talk: Talk, reading: ClockReading) -> bool:
     """Near enough to leave it: before any set by the threshold, after one by the target."""
     if not talk.sets:
-        return _within(task, reading, residual_ns)
-    if 0 < residual_ns - reading.uncertainty_ns <= AHEAD_NS:
+        return _within(task, reading)
+    ahead_ns = reading.offset_ns - task.keep_ns
+    if 0 < ahead_ns - reading.uncertainty_ns <= AHEAD_NS and _within(task, reading):
         return True
     precise = talk.method == Method.AGENT
-    target_ns = TARGET_NS if precise else task.threshold_ns
-    return abs(residual_ns) <= max(target_ns, reading.uncertainty_ns)
+    target_ns = min(TARGET_NS, task.threshold_ns) if precise else task.threshold_ns
+    return abs(ahead_ns) <= max(target_ns, reading.uncertainty_ns)
 
 
-def _within(task: ClockTask, reading: ClockReading, residual_ns: int) -> bool:
-    return abs(residual_ns) <= max(task.threshold_ns, reading.uncertainty_ns)
+def _within(task: ClockTask, reading: ClockReading) -> bool:
+    off_ns = abs(reading.offset_ns - task.keep_ns)
+    return off_ns <= max(task.threshold_ns, reading.uncertainty_ns)
 
 
-def _sure(task: ClockTask, talk: Talk, reading: ClockReading) -> ClockVerdict:
-    """It is right, as far as that reading can tell."""
+def _is_coarse(task: ClockTask, talk: Talk, reading: ClockReading) -> bool:
+    """Near enough for `date`, which did set it; one that was refused may have left it as it was."""
+    by_date = talk.method in (Method.DATE, Method.DATE_SECONDS) and talk.complaint is None
+    return by_date and abs(reading.offset_ns - task.keep_ns) <= COARSE_NS
+
+
+def _right(
+    task: ClockTask, talk: Talk, reading: ClockReading, *, but: str = "", again: bool = False
+) -> ClockVerdict:
+    """It shows what it should, as far as that reading can tell."""
     if reading.uncertainty_ns > UNSURE_NS:
-        reason = (
-            f"its agent is too slow to be sure: it can only be read to {_s(reading.uncertainty_ns)}"
-        )
+        sure = _s(reading.uncertainty_ns, sign="")
+        reason = f"its agent is too slow to be sure: its clock can only be read to {sure}"
         return _verdict(talk, False, reason, again=True)
-    reasons = [talk.complaint]
-    if task.purpose:
-        reasons.append(f"wrong on purpose ({task.purpose}): its offset is kept")
-    return _verdict(talk, True, "; ".join(reason for reason in reasons if reason))
+    kept = f"wrong on purpose ({task.purpose}): its offset of {_s(task.keep_ns)} is kept"
+    remarks = (_remark(talk), but, kept if task.purpose and not task.only_read else "")
+    return _verdict(talk, True, "; ".join(filter(None, remarks)), again=again)
 
 
-def _did_not_hold(task: ClockTask, talk: Talk, reading: ClockReading) -> ClockVerdict:
-    residual_ns = reading.offset_ns - task.keep_ns
-    coarse = talk.method in (Method.DATE, Method.DATE_SECONDS) and abs(residual_ns) <= COARSE_NS
-    if coarse or _within(task, reading, residual_ns):
-        return _sure(task, talk, reading)
-    reason = (
-        f"set {talk.sets} times, it is off by {_s(residual_ns)} all the same: "
-        "something else sets this clock, or it runs unevenly"
-    )
-    return _verdict(talk, False, reason)
+def _remark(talk: Talk) -> str:
+    """What there is to say of a last set that worked although it was refused or not answered."""
+    complaint = talk.complaint
+    if complaint is None:
+        return ""
+    if complaint.refusal is Refusal.FAILED and talk.method == Method.AGENT:
+        return f"{complaint.reason}; the clock is set all the same, its RTC may be off"
+    return f"{complaint.reason}; the clock is set all the same"
 
 
-def _unread(task: ClockTask, talk: Talk, refused: NoAnswer) -> ClockVerdict:
+def _wrong(task: ClockTask, talk: Talk, reading: ClockReading, why: Exhausted) -> ClockVerdict:
+    """It was read, is off, and nothing more can be done."""
+    off = f"it is off by {_off(task, reading)}"
+    if not why.reason:
+        again = " again" if talk.sets else ""
+        return _verdict(talk, False, f"{off}, and there was no time to set it{again}", again=True)
+    if talk.sets >= MOST_SETS:
+        off = f"set {talk.sets} times, {off} all the same"
+    return _verdict(talk, False, f"{off}: {why.reason}")
+
+
+def _cut_short(
+    task: ClockTask, talk: Talk, reading: ClockReading | None, refused: NoAnswer
+) -> ClockVerdict:
     """The agent gave no answer to go on with: what was read before decides, if it can."""
-    reading = best(talk.readings)
-    if reading is not None and isinstance(talk.history[-1].question, Read):
-        residual_ns = reading.offset_ns - task.keep_ns
-        if not _left_alone(task, talk, residual_ns) and _within(task, reading, residual_ns):
-            return _sure(task, talk, reading)
+    again = refused.refusal in _RETRYABLE
+    if reading is not None and refused.refusal not in _GONE:
+        left_alone = _left_alone(task, talk, reading)
+        if left_alone:
+            return _verdict(talk, None, left_alone)
+        if _within(task, reading):
+            but = f"right when last read, then: {refused.reason}"
+            return _right(task, talk, reading, but=but, again=again)
     reason = refused.reason
-    if talk.sets:
-        reason = f"it was set, but could not be read afterwards: {refused.reason}"
     if talk.is_outstanding:
         reason = f"{refused.reason}; a set is outstanding and may still take effect, too late"
-    return _verdict(talk, False, reason, again=refused.refusal in _RETRYABLE)
+    elif talk.sets and reading is None:
+        reason = f"it was set, but could not be read afterwards: {refused.reason}"
+    return _verdict(talk, False, reason, again=again)
 
 
 def _verdict(talk: Talk, synced: bool | None, reason: str, *, again: bool = False) -> ClockVerdict:
@@ -243,5 +287,9 @@ def _came_from_agent(exchange: Exchange) -> bool:
     return not isinstance(answer, NoAnswer) or answer.refusal in ANSWERED
 
 
-def _s(value_ns: int) -> str:
-    return f"{value_ns / 1e9:.3f} s"
+def _off(task: ClockTask, reading: ClockReading) -> str:
+    return _s(reading.offset_ns - task.keep_ns)
+
+
+def _s(value_ns: int, *, sign: str = "+") -> str:
+    return f"{value_ns / 1e9:{sign}.3f} s"
