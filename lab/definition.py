@@ -49,7 +49,9 @@ class GuestSpec:
     """What is wanted of a guest; a name is given by the lab where there is none (g1, g2 ...).
 
     `emulator` replaces libvirt's own choice (a wrapper script, say); `qemu_arguments` are appended
-    to QEMU's command line; `kernel_arguments` to that of the guest's kernel.
+    to QEMU's command line; `kernel_arguments` to that of the guest's kernel. `clock` holds the
+    attributes
+    of libvirt's <clock>.
     """
 
     sort: GuestSort = GuestSort.AGENT
@@ -58,6 +60,7 @@ class GuestSpec:
     emulator: str = ""
     on_poweroff: str = "destroy"
     on_crash: str = "preserve"
+    clock: str = "offset='utc'"
     kernel_arguments: str = ""
     qemu_arguments: tuple[str, ...] = ()
 
@@ -138,7 +141,7 @@ def domain_xml(
   </os>
   <features><acpi/></features>
   {cpu if accelerator == "qemu" else "<cpu mode='host-passthrough'/>"}
-  <clock offset='utc'><timer name='hpet' present='yes'/></clock>
+  <clock {spec.clock}><timer name='hpet' present='yes'/></clock>
   <on_poweroff>{spec.on_poweroff}</on_poweroff>
   <on_reboot>restart</on_reboot>
   <on_crash>{spec.on_crash}</on_crash>

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 AT_ONCE = 2
 """Measured on two CPUs: 19 clocks by 2 at once were right in 245 ms, the worst 2.9 ms off; by 8 at
 once in 335 ms, the worst 7.3 ms off."""
-MOST = 8
+MOST = 6
 PATIENCE_S = 0.1
 """An ordinary question is answered in 1 to 30 ms."""
 

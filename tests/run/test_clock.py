@@ -1,9 +1,13 @@
 """Guests' clocks after a pause, and `hostagent clock`: judged by readings without any agent."""
 
 import time
+import xml.etree.ElementTree as ET
+from collections.abc import Callable, Mapping
+from pathlib import Path
 
 import pytest
 
+from lab import Guest, GuestSpec, Lab
 from lab.host import Host
 from tests.run.tool import Agent, Ended
 
@@ -15,7 +19,12 @@ COARSE_S = 0.03
 
 def off_s(host: Host, name: str) -> float:
     """How far a guest's clock is off at least, by a reading from inside."""
-    reading = host.guest(name).clock()
+    return off_s_of(host.guest(name))
+
+
+def off_s_of(guest: Guest) -> float:
+    """The same of a guest."""
+    reading = guest.clock()
     off_ns = abs(reading.guest_minus_host_ns) - reading.uncertainty_ns
     return max(off_ns, 0) / 1e9
 
@@ -120,3 +129,45 @@ class TestWrongOnPurpose:
         forced = agent.run("clock", "sync", "g1", "--force")
         assert (forced.code, clock(forced, "g1")["synced"]) == (0, True)
         assert off_s(light_host, "g1") < RIGHT_S
+
+    @pytest.mark.parametrize(
+        ("attributes", "off_s"),
+        [
+            ("offset='variable' adjustment='3600' basis='utc'", 3600),
+            ("offset='absolute' start='1000000000'", 1_000_000_000 - time.time()),
+        ],
+        ids=["variable", "absolute"],
+    )
+    def test_libvirts_offset_is_kept_and_its_adjustment_not_changed(
+        self,
+        make_light_lab: Callable[..., Lab],
+        tmp_path: Path,
+        marked_env: Mapping[str, str],
+        attributes: str,
+        off_s: float,
+    ) -> None:
+        host = make_light_lab(guests=[GuestSpec(clock=attributes)]).hosts[0]
+        guest, agent = host.guests[0], Agent(host, tmp_path / "state", marked_env)
+        stored = clock_element(guest)
+        before = guest.clock().guest_minus_host_ns / 1e9
+        assert before == pytest.approx(off_s, abs=60)
+        ended = agent.run("run", "--", "sleep", "2")
+        after = guest.clock().guest_minus_host_ns / 1e9
+        assert ended.code == 0, ended.stdout
+        assert clock(ended, "g1")["synced"] is True
+        assert "purpose" in clock(ended, "g1")["reason"]
+        assert after == pytest.approx(before, abs=COARSE_S)
+        assert clock_element(guest) == stored
+        left = agent.run("clock", "sync")
+        assert (clock(left, "g1")["synced"], left.document["changed"]) == (None, False)
+        forced = agent.run("clock", "sync", "--force", "g1")
+        assert (forced.code, clock(forced, "g1")["synced"]) == (0, True)
+        assert off_s_of(guest) < RIGHT_S
+
+
+def clock_element(guest: Guest) -> str:
+    """libvirt's <clock> of the running guest."""
+    description = guest.call("definition", lambda domain: domain.XMLDesc())
+    found = ET.fromstring(description).find("clock")
+    assert found is not None
+    return str(sorted(found.attrib.items()))
