@@ -50,8 +50,7 @@ class GuestSpec:
 
     `emulator` replaces libvirt's own choice (a wrapper script, say); `qemu_arguments` are appended
     to QEMU's command line; `kernel_arguments` to that of the guest's kernel. `clock` holds the
-    attributes
-    of libvirt's <clock>.
+    attributes of libvirt's <clock>.
     """
 
     sort: GuestSort = GuestSort.AGENT
