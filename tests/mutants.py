@@ -380,4 +380,25 @@ MUTANTS = (
         new="    if talk.sets < 0:\n        return Exhausted",
         test=CLOCK_PROPERTIES,
     ),
+    Mutant(
+        name="a clock half a day off is set on nobody's word",
+        file="rules/clock.py",
+        old="    if not task.trusted and not talk.sets and abs(residual_ns) >= HALF_A_DAY_NS:",
+        new="    if False:",
+        test=CLOCK_PROPERTIES,
+    ),
+    Mutant(
+        name="a clock is read on though its time is out",
+        file="rules/clock.py",
+        old="(left_ns >= SHORT_NS and _wants_another(talk))",
+        new="_wants_another(talk)",
+        test=CLOCK_PROPERTIES,
+    ),
+    Mutant(
+        name="a clock is set though its time is out",
+        file="rules/clock_methods.py",
+        old="            if left_ns < SHORTEST_NS[method]:\n                return Exhausted()\n",
+        new="",
+        test=CLOCK_PROPERTIES,
+    ),
 )

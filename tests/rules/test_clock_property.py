@@ -6,6 +6,7 @@ is called right is right as far as that uncertainty says; nothing is ever added 
 
 import os
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -24,6 +25,7 @@ from hostagent.core.clock import (
     Set,
     WasSet,
 )
+from hostagent.rules import clock
 from hostagent.rules.clock import COARSE_NS, HALF_A_DAY_NS, UNSURE_NS, ClockTask, ClockVerdict
 from hostagent.rules.clock_methods import MOST_LEARNED_NS
 from tests.rules.simulated_guest import (
@@ -75,8 +77,8 @@ def far(task: ClockTask, verdict: ClockVerdict, reading: ClockReading) -> int:
 def check(task: ClockTask, verdict: ClockVerdict, guest: SimulatedGuest) -> None:
     """What is true of every honest agent."""
     truths = dict(guest.true_offsets_ns)
-    for reading, true_ns in truths.items():
-        assert abs(reading.offset_ns - true_ns) <= reading.uncertainty_ns
+    for each, true_ns in truths.items():
+        assert abs(each.offset_ns - true_ns) <= each.uncertainty_ns
     if verdict.synced is not True:
         return
     reading = verdict.last if verdict.sets else verdict.first
@@ -209,6 +211,43 @@ def test_beside_one_that_spoils_the_clock_nothing_wrong_is_called_right(
     assert verdict.synced or "something else sets this clock" in verdict.reason
 
 
+@dataclass
+class SteppedGuest(SimulatedGuest):
+    """Something steps its clock at a moment of its own, in the middle of a question too."""
+
+    step_at_ns: int = 0
+    jump_ns: int | None = None
+
+    def pass_ns(self, length_ns: int) -> None:
+        left_ns = self.step_at_ns - self.now_ns
+        if not 0 <= left_ns < length_ns:
+            return SimulatedGuest.pass_ns(self, length_ns)
+        SimulatedGuest.pass_ns(self, left_ns)
+        self.offset_ns = 0 if self.jump_ns is None else self.offset_ns + self.jump_ns
+        return SimulatedGuest.pass_ns(self, length_ns - left_ns)
+
+
+@EXAMPLES
+@given(
+    delays=QUICK_DELAYS,
+    pause_ns=st.integers(100 * MS, 60 * S),
+    after_ns=st.integers(0, 20 * MS),
+    adds=st.booleans(),
+)
+def test_a_step_in_the_middle_of_a_question_is_not_doubled(
+    delays: list[Delays], pause_ns: int, after_ns: int, adds: bool
+) -> None:
+    """One that adds the pause after the last reading began is beyond what can be seen."""
+    guest = SteppedGuest(offset_ns=-pause_ns, delays=delays, jump_ns=pause_ns if adds else None)
+    guest.step_at_ns = guest.now_ns + after_ns
+    verdict, _ = converse(TASK, guest.ask)
+    newest, _ = guest.true_offsets_ns[-1]
+    if not adds or guest.step_at_ns <= newest.at_ns - newest.uncertainty_ns:
+        check(TASK, verdict, guest)
+        assert verdict.synced is True
+        assert abs(guest.offset_ns) <= 8 * MS
+
+
 NUMBERS = st.integers(-(2**80), 2**80) | st.sampled_from([0, -2 * S, 2**63, -(2**63), MS])
 READINGS = st.builds(
     ClockReading,
@@ -252,6 +291,7 @@ def check_claims(task: ClockTask, verdict: ClockVerdict, history: list[Exchange]
     assert not (task.only_read and sets)
     assert not (task.spare_rtc and any(each.method is Method.AGENT for each in sets))
     assert verdict.sets <= min(4, len(sets))
+    assert all(0 <= each.ahead_ns - task.keep_ns <= MOST_LEARNED_NS for each in sets)
     if verdict.synced is not True:
         assert verdict.reason
         return
@@ -310,3 +350,38 @@ def test_what_is_only_read_stays_as_it_is(
     check(only_read, verdict, guest)
     assert guest.offset_ns == offset_ns
     assert verdict.synced in (None, True)
+
+
+@EXAMPLES
+@given(
+    delays=DELAYS,
+    beyond_ns=st.integers(S, 400 * 86400 * S),
+    ahead=st.booleans(),
+    drift_ppm=DRIFTS,
+)
+def test_half_a_day_off_is_never_set_on_nobodys_word(
+    delays: list[Delays], beyond_ns: int, ahead: bool, drift_ppm: int
+) -> None:
+    offset_ns = (HALF_A_DAY_NS + beyond_ns) * (1 if ahead else -1)
+    guest = SimulatedGuest(offset_ns=offset_ns, delays=delays, drift_ppm=drift_ppm)
+    verdict, _ = converse(ClockTask(trusted=False), guest.ask)
+    assert verdict.synced is None
+    assert not any(isinstance(question, Set) for question in guest.asked)
+
+
+@EXAMPLES
+@given(task=TASKS, data=st.data())
+def test_when_time_runs_out_it_ends_within_two_more_answers(
+    task: ClockTask, data: st.DataObject
+) -> None:
+    """Whatever those answers are; and nothing is set any more."""
+    ask = liar(data.draw)
+    _, history = converse(task, ask)
+    history = history[: data.draw(st.integers(0, len(history)))]
+    for _ in range(3):
+        move = clock.next(task, history, 0)
+        if isinstance(move, ClockVerdict):
+            return
+        assert isinstance(move, Read)
+        history.append(Exchange(question=move, answer=ask(move)))
+    raise AssertionError("it goes on without time")
