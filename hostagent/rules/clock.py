@@ -37,9 +37,9 @@ THRESHOLD_NS = 5 * MS
 TARGET_NS = MS // 2
 """Once guest-set-time sets it at all, a clock is brought this near, or as near as it can be read;
 `date` in a guest takes some milliseconds more or less each time."""
-AHEAD_NS = 2 * MS
+AHEAD_NS = MS
 """A clock that a set has left ahead by less than this, but within the threshold, stays so: stepping
-back is worse for a guest than two milliseconds."""
+back is worse for a guest than a millisecond."""
 COARSE_NS = 30 * MS
 """`date` in a guest is a fork and an exec, which take some 10 ms more or less: what it has set
 counts as right within this, after four tries to do better."""

@@ -244,7 +244,7 @@ def _verdict(state: State) -> Done:
 
 def _clock(state: State, guest: PlannedGuest) -> ClockReport:
     if guest.skip:
-        return ClockReport(reason=guest.skip)
+        return ClockReport(synced=False if guest.runs else None, reason=guest.skip)
     tries = tries_of(state, guest.uuid)
     if not tries:
         return ClockReport(reason=NOT_ASKED)

@@ -205,9 +205,14 @@ class TestSetting:
         assert found.first == OFF[0].answer
         assert found.last == read(-300 * US)[0].answer
 
-    def test_what_is_left_over_teaches_the_next(self) -> None:
+    def test_half_of_the_little_that_is_left_over_teaches_the_next(self) -> None:
+        """The first set of an agent that slept is slower than those after it."""
         history = [*OFF, *was_set(MS), *read(-3 * MS, times=3)]
-        assert question(history) == a_set(4 * MS)
+        assert question(history) == a_set(MS + 3 * MS // 2)
+
+    def test_what_was_far_too_late_teaches_the_next_in_full(self) -> None:
+        history = [*OFF, *was_set(MS), *read(-30 * MS, times=3)]
+        assert question(history) == a_set(31 * MS)
 
     def test_what_was_not_held_teaches_nothing(self) -> None:
         history = [*OFF, *was_set(MS // 2), *read(-2 * S, times=3)]
@@ -215,7 +220,7 @@ class TestSetting:
 
     @pytest.mark.parametrize("uncertainty_ns", [100 * US, MS])
     def test_a_little_ahead_stays(self, uncertainty_ns: int) -> None:
-        """A step back harms a guest more than two milliseconds."""
+        """A step back harms a guest more than a millisecond."""
         ahead_ns = AHEAD_NS + uncertainty_ns
         history = [*OFF, *was_set()]
         assert verdict([*history, *read(ahead_ns, uncertainty_ns, times=3)]).synced is True
@@ -325,7 +330,7 @@ class TestASetThatWasRefused:
 
     def test_that_failed_but_works_is_refined_the_same_way(self) -> None:
         history = [*OFF, *refused(Refusal.FAILED, a_set()), *read(-3 * MS, times=3)]
-        assert question(history) == a_set(MS // 2 + 3 * MS)
+        assert question(history) == a_set(MS // 2 + 3 * MS // 2)
 
     def test_that_failed_but_works_late_is_refined_the_same_way(self) -> None:
         history = [*OFF, *refused(Refusal.FAILED, a_set()), *read(-40 * MS, times=3)]

@@ -219,7 +219,7 @@ class TestItsReport:
         assert (set_.synced, set_.method) == (True, "agent")
         assert (set_.offset_before_s, set_.offset_after_s) == (-2.0, 0.0001)
         assert set_.offset_resumed_s is None, "there was no pause"
-        assert (bare.synced, bare.reason) == (None, NO_CHANNEL)
+        assert (bare.synced, bare.reason) == (False, NO_CHANNEL)
 
     def test_reading_alone_changes_nothing(self) -> None:
         told = begun()
