@@ -28,10 +28,17 @@ class GuestSort(StrEnum):
     NO_HWCLOCK = "no-hwclock"
     DISK = "disk"
     BUSY = "busy"
+    SCRIPTED = "scripted"
+    """Its agent's channel ends in the lab: lab.scripted_agent answers, or lies, on it."""
 
     @property
     def has_agent(self) -> bool:
         """Whether a guest agent runs in it."""
+        return self not in (GuestSort.PLAIN, GuestSort.SCRIPTED)
+
+    @property
+    def has_channel(self) -> bool:
+        """Whether libvirt gives it an agent's channel."""
         return self is not GuestSort.PLAIN
 
 
@@ -105,6 +112,11 @@ class Ports:
         return self.directory / f"{self.guest}.clock"
 
     @property
+    def relay(self) -> Path:
+        """The other end of a scripted guest's agent's channel."""
+        return self.directory / f"{self.guest}.relay"
+
+    @property
     def counter(self) -> Path:
         """What the guest counts, a line every half second."""
         return self.directory / f"{self.guest}.counter"
@@ -160,7 +172,8 @@ def domain_xml(
     <channel type='file'>
       <source path='{ports.counter}'/><target type='virtio' name='halab.counter'/>
     </channel>
-    {_AGENT_CHANNEL if spec.sort.has_agent else ""}
+    {_AGENT_CHANNEL if spec.sort.has_channel else ""}
+    {_relay(ports) if spec.sort is GuestSort.SCRIPTED else ""}
     {_disk(ports) if spec.sort is GuestSort.DISK else ""}
   </devices>
   <qemu:commandline>
@@ -175,6 +188,13 @@ def domain_xml(
 _AGENT_CHANNEL = (
     "<channel type='unix'><target type='virtio' name='org.qemu.guest_agent.0'/></channel>"
 )
+
+
+def _relay(ports: Ports) -> str:
+    return (
+        f"<channel type='unix'><source mode='bind' path='{ports.relay}'/>"
+        f"<target type='virtio' name='halab.agent'/></channel>"
+    )
 
 
 def _disk(ports: Ports) -> str:
@@ -201,6 +221,7 @@ def _kernel_arguments(spec: GuestSpec, accelerator: str) -> str:
     if accelerator == "qemu":
         words += ["clocksource=hpet", "tsc=unstable"]
     words.append(f"halab.agent={int(spec.sort.has_agent)}")
+    words.append(f"halab.relay={int(spec.sort is GuestSort.SCRIPTED)}")
     words.append(f"halab.hwclock={int(spec.sort is not GuestSort.NO_HWCLOCK)}")
     words.append(f"halab.disk={int(spec.sort is GuestSort.DISK)}")
     words.append(f"halab.busy={BUSY_MIB if spec.sort is GuestSort.BUSY else 0}")

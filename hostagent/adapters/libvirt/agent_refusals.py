@@ -32,7 +32,12 @@ _BY_CODE = {
 }
 _AWAY = ("not connected", "disappeared")
 """The second one: it was there when it was asked, and its channel closed before the answer."""
-_DISABLED = ("has been disabled", "not found", "not currently supported", "unsupported")
+_DISABLED = (
+    "has been disabled",
+    "has not been found",
+    "not currently supported",
+)
+"""The words of QEMU's agent itself; a program that it ran says others."""
 _NONSENSE = (
     "malformed return value",
     "missing",
