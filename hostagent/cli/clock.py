@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
 READ_LIMIT_NS = 5_000_000_000
 """An agent that hangs is given up by libvirt after 2 to 4 s."""
-WAIT = "60s"
-"""What --wait alone means: a guest that is just booting has its agent within that."""
+WAIT_NS = 60_000_000_000
+"""A guest that is just booting has its agent within that."""
 
 
 @click.group()
@@ -60,12 +60,8 @@ def show(globals_: Globals, guests: tuple[str, ...]) -> None:
 )
 @click.option(
     "--wait",
-    type=Duration(0),
-    is_flag=False,
-    flag_value=WAIT,
-    default="0",
-    metavar="[DURATION]",
-    help=f"Wait for agents that are not connected.  [{WAIT} where no duration is given]",
+    is_flag=True,
+    help="Wait for agents that are not connected, up to a minute: of guests that just boot, say.",
 )
 @click.option(
     "--force", is_flag=True, help="Also set clocks that are wrong on purpose to this host's time."
@@ -76,7 +72,7 @@ def sync(
     globals_: Globals,
     guests: tuple[str, ...],
     threshold: int,
-    wait: int,
+    wait: bool,
     force: bool,
     dry_run: bool,
 ) -> int:
@@ -85,7 +81,7 @@ def sync(
     A clock that is wrong on purpose (libvirt's clock offset is absolute or variable, or it is half
     a day off) is left alone unless --force is given. File systems are never thawed.
     """
-    terms = ClockTerms(threshold_ns=threshold, wait_ns=wait, force=force)
+    terms = ClockTerms(threshold_ns=threshold, wait_ns=WAIT_NS if wait else 0, force=force)
     if dry_run:
         _show_forecast(globals_, _look(globals_, guests, terms))
         return 0

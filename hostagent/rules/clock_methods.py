@@ -10,7 +10,7 @@ The first guess is a small one: a clock left behind is set on, one left ahead mu
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from hostagent.core.clock import Learn, Method, NoAnswer, Refusal, Set
+from hostagent.core.clock import Exchange, Learn, Method, NoAnswer, Refusal, Set
 from hostagent.rules.clock_reading import best
 from hostagent.rules.clock_talk import MS, Talk
 
@@ -21,6 +21,10 @@ MOST_GUESSED_NS = 10 * MS
 busy moment, as often as not."""
 MOST_LEARNED_NS = 250 * MS
 """A set that left over more than that was not late, but not held or not done: no lesson."""
+MOST_LEARNED_OF_AGENT_NS = 20 * MS
+"""guest-set-time sets first and runs hwclock then: one that left over more than that met a moment
+that does not come again, and its lesson would put the clock ahead by as much."""
+UNFINISHED = "a `date` in the guest has not ended: it may still set the clock, too late"
 HALVED_NS = 5 * MS
 """Of what a set left over up to this, half is learned: the first set of an agent that slept takes
 twice as long as those after it (in the lab 2.4 ms late, then 1.2), so that the whole lesson would
@@ -71,11 +75,24 @@ def _refusal(talk: Talk, method: Method, keep_ns: int) -> str | None:
             return f"{missing[0]} is disabled in the guest"
     for place, exchange in enumerate(talk.history):
         question, answer = exchange.question, exchange.answer
-        if not isinstance(question, Set) or question.method is not method:
+        if not isinstance(question, Set):
+            continue
+        if method is not Method.AGENT and _is_unfinished(exchange):
+            return UNFINISHED
+        if question.method is not method:
             continue
         if isinstance(answer, NoAnswer) and not _worked(talk, place, answer, keep_ns):
             return answer.reason
     return None
+
+
+def _is_unfinished(exchange: Exchange) -> bool:
+    """Programs in a guest are not run one after the other, as an agent's commands are: one that
+    was given up may set the clock behind the next one."""
+    question, answer = exchange.question, exchange.answer
+    by_date = isinstance(question, Set) and question.method is not Method.AGENT
+    hangs = isinstance(answer, NoAnswer) and answer.refusal is Refusal.NO_ANSWER
+    return by_date and hangs
 
 
 def _worked(talk: Talk, place: int, answer: NoAnswer, keep_ns: int) -> bool:
@@ -106,7 +123,8 @@ def _compensation_ns(talk: Talk, method: Method, keep_ns: int) -> int:
         if isinstance(exchange.answer, NoAnswer) and not _had_effect(talk, place, keep_ns):
             continue
         residual_ns = reading.offset_ns - keep_ns
-        if abs(residual_ns) <= MOST_LEARNED_NS:
+        most_ns = MOST_LEARNED_OF_AGENT_NS if method is Method.AGENT else MOST_LEARNED_NS
+        if abs(residual_ns) <= most_ns:
             lesson_ns = residual_ns // 2 if abs(residual_ns) <= HALVED_NS else residual_ns
             learned_ns = question.ahead_ns - keep_ns - lesson_ns
             return min(max(learned_ns, 0), MOST_LEARNED_NS)

@@ -7,7 +7,7 @@ has to be undone after a crash: what is set is an absolute time, so a run that d
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 
-from hostagent.core.clock import ClockReading, Exchange, NoAnswer, Read
+from hostagent.core.clock import ClockReading, Exchange, Method, NoAnswer, Read
 from hostagent.core.journal import GuestOutcome, State
 from hostagent.core.model import AgentState, Facts
 from hostagent.core.plan import (
@@ -172,7 +172,12 @@ def _step(state: State, key: str, guests: Sequence[PlannedGuest]) -> Step:
     terms = ClockTerms(**state.plan.args)  # type: ignore[arg-type]
     tasks = {
         guest.uuid: asdict(
-            clock.task(guest, None, threshold_ns=terms.threshold_ns, force=terms.force)
+            clock.task(
+                guest,
+                None,
+                threshold_ns=_threshold_ns(state, guest, terms),
+                force=terms.force,
+            )
         )
         for guest in guests
     }
@@ -185,6 +190,13 @@ def _step(state: State, key: str, guests: Sequence[PlannedGuest]) -> Step:
     }
     uuids = tuple(guest.uuid for guest in guests)
     return Step(key=key, verb=Verb.SYNC_CLOCKS, guests=uuids, args=args)
+
+
+def _threshold_ns(state: State, guest: PlannedGuest, terms: ClockTerms) -> int:
+    """What `date` in a guest has set is exact to some 10 ms: a second look does not do it again."""
+    methods = {tried.figures.get("method") for tried in tries_of(state, guest.uuid)}
+    coarse = not methods.isdisjoint((Method.DATE, Method.DATE_SECONDS))
+    return max(terms.threshold_ns, clock.COARSE_NS) if coarse else terms.threshold_ns
 
 
 def _waited_ns(state: State) -> int:

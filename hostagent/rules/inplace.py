@@ -60,6 +60,7 @@ def next(state: State, now_ns: int) -> Decision:
         or _await_tidying(progress, now_ns)
         or _command(progress, now_ns)
         or _after_command(progress)
+        or _await_setting(progress, now_ns)
         or _await_clocks(progress, now_ns)
         or verdict(progress, halt)
     )
@@ -206,8 +207,13 @@ def _signals_to(progress: Progress, verb: Verb) -> tuple[HeardAt, ...]:
 
 
 def _await_tidying(progress: Progress, now_ns: int) -> Decision | None:
-    keys = (progress.key_settle, Verb.DISARM, Verb.CENSUS, Verb.CANCEL, *under_way(progress))
+    keys = (progress.key_settle, Verb.DISARM, Verb.CENSUS, Verb.CANCEL)
     return _wait_for(progress, now_ns, keys, "guests run; tidying up")
+
+
+def _await_setting(progress: Progress, now_ns: int) -> Decision | None:
+    """The first try at the clocks: an agent that drags it out keeps no command waiting."""
+    return _wait_for(progress, now_ns, under_way(progress), "guests run; setting their clocks")
 
 
 def _await_clocks(progress: Progress, now_ns: int) -> Decision | None:

@@ -7,6 +7,7 @@ elsewhere (`Decide`, pure). Invariant: `hold` returns by its limit, and earlier 
 anything for SILENCE_NS. Effects: through ports.Agent only.
 """
 
+import logging
 import queue
 import threading
 import time
@@ -14,18 +15,23 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from hostagent.core.clock import Exchange, Learn, NoAnswer, Read, Refusal, Set
+from hostagent.core.clock import Answer, Exchange, Learn, NoAnswer, Question, Read, Refusal, Set
 from hostagent.core.ports import Agent
 from hostagent.work.turns import Turns
 
 V = TypeVar("V")
 
+CALLS = 18
+"""Questions under way at once, whoever hangs: libvirt has 20 workers for everybody."""
 ROLL_CALL = 12
-"""First questions under way at once: with those that converse, fewer than libvirt's 20 workers."""
+"""First questions under way at once: more than may well hang together."""
 SILENCE_NS = 2_500_000_000
 """libvirt ends a call on a silent agent after 2 s."""
 
 OUT_OF_TIME = NoAnswer(refusal=Refusal.NO_ANSWER, reason="its agent does not answer in time")
+NOT_ASKED = NoAnswer(refusal=Refusal.LIBVIRT, reason="there was no time to ask its agent")
+
+log = logging.getLogger(__name__)
 
 Decide = Callable[[str, Sequence[Exchange], int], "Read | Set | Learn | V"]
 """By uuid, the exchanges so far and the time that is left in ns: the next question, or the end."""
@@ -53,6 +59,7 @@ class Conversations(Generic[V]):
         self._patience = threading.Lock()
         self._over = threading.Event()
         self._roll_call = threading.Semaphore(ROLL_CALL)
+        self._calls = threading.Semaphore(CALLS)
         self._turns = Turns()
         self._ended: queue.SimpleQueue[tuple[str, V]] = queue.SimpleQueue()
         self._talks: dict[str, _Talk] = {}
@@ -99,10 +106,20 @@ class Conversations(Generic[V]):
             return move
         before = talk.history
         talk.history = (*before, Exchange(question=move, answer=OUT_OF_TIME))
-        answer = self._agent.ask(talk.uuid, move)
+        self._be_patient_until(time.monotonic_ns() + SILENCE_NS)
+        answer = self._answer(talk.uuid, move)
         talk.history = (*before, Exchange(question=move, answer=answer))
         self._be_patient_until(time.monotonic_ns() + SILENCE_NS)
         return self._next(talk)
+
+    def _answer(self, uuid: str, question: Question) -> Answer:
+        """An agent whose answer breaks something is that guest's trouble alone."""
+        try:
+            with self._calls:
+                return self._agent.ask(uuid, question)
+        except Exception as error:
+            log.exception("asking the agent of guest %s failed", uuid)
+            return NoAnswer(refusal=Refusal.FAILED, reason=f"asking its agent failed: {error!r}")
 
     def _next(self, talk: _Talk) -> "Read | Set | Learn | V":
         left_ns = max(self._until_ns - time.monotonic_ns(), 0)
@@ -121,16 +138,20 @@ class Conversations(Generic[V]):
         """The end of a conversation that is still under way: what would be asked next has no
         answer either."""
         history = self._talks[uuid].history
+        unanswered = OUT_OF_TIME if history else NOT_ASKED
         move = self._decide(uuid, history, 0)
         while isinstance(move, Read | Set | Learn):
-            history = (*history, Exchange(question=move, answer=OUT_OF_TIME))
+            history = (*history, Exchange(question=move, answer=unanswered))
             move = self._decide(uuid, history, 0)
         return move
 
 
 def _is_away(talk: _Talk) -> bool:
     answer = talk.history[-1].answer if talk.history else None
-    return isinstance(answer, NoAnswer) and answer.refusal is Refusal.NOT_CONNECTED
+    return isinstance(answer, NoAnswer) and answer.refusal in (
+        Refusal.NOT_CONNECTED,
+        Refusal.LIBVIRT,
+    )
 
 
 def _seconds_until(at_ns: int) -> float:

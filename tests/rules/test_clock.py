@@ -211,8 +211,8 @@ class TestSetting:
         assert question(history) == a_set(MS + 3 * MS // 2)
 
     def test_what_was_far_too_late_teaches_the_next_in_full(self) -> None:
-        history = [*OFF, *was_set(MS), *read(-30 * MS, times=3)]
-        assert question(history) == a_set(31 * MS)
+        history = [*OFF, *was_set(MS), *read(-15 * MS, times=3)]
+        assert question(history) == a_set(16 * MS)
 
     def test_what_was_not_held_teaches_nothing(self) -> None:
         history = [*OFF, *was_set(MS // 2), *read(-2 * S, times=3)]
@@ -333,8 +333,12 @@ class TestASetThatWasRefused:
         assert question(history) == a_set(MS // 2 + 3 * MS // 2)
 
     def test_that_failed_but_works_late_is_refined_the_same_way(self) -> None:
-        history = [*OFF, *refused(Refusal.FAILED, a_set()), *read(-40 * MS, times=3)]
-        assert question(history) == a_set(MS // 2 + 40 * MS)
+        history = [*OFF, *refused(Refusal.FAILED, a_set()), *read(-15 * MS, times=3)]
+        assert question(history) == a_set(MS // 2 + 15 * MS)
+
+    def test_that_was_late_by_a_moment_of_its_own_is_no_lesson(self) -> None:
+        history = [*OFF, *was_set(), *read(-200 * MS, times=3)]
+        assert question(history) == a_set()
 
     def test_within_the_threshold_no_other_way_is_tried(self) -> None:
         """guest-exec taints the guest: not for a millisecond."""

@@ -51,6 +51,8 @@ class LibvirtAgent:
         """Put one question to one guest's agent (ports.Agent)."""
         try:
             return self._ask(uuid, question)
+        except (UnicodeDecodeError, SystemError):  # from libvirt's binding, of the agent's words
+            return nonsense("bytes that are no text")
         except libvirt.libvirtError as error:
             if not isinstance(question, Read) or not is_lost(error):
                 return refusal(error)
