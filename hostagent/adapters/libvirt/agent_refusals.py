@@ -43,6 +43,7 @@ _NONSENSE = (
     "missing",
     "agent response",
     "cannot parse",
+    "failed to convert",
     "unable to parse",
     "not in proper format",
     "invalid json",
