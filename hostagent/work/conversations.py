@@ -28,6 +28,10 @@ ROLL_CALL = 12
 SILENCE_NS = 2_500_000_000
 """libvirt ends a call on a silent agent after 2 s."""
 
+ALMOST_S = 0.05
+"""libvirt calls an agent connected a moment before it can be asked, after its own restart above
+all."""
+
 OUT_OF_TIME = NoAnswer(refusal=Refusal.NO_ANSWER, reason="its agent does not answer in time")
 NOT_ASKED = NoAnswer(refusal=Refusal.LIBVIRT, reason="there was no time to ask its agent")
 
@@ -89,7 +93,8 @@ class Conversations(Generic[V]):
         """In the guest's own thread."""
         with self._roll_call:
             move = self._ask(talk, self._next(talk))
-        if wait_ns and _is_away(talk) and self._has_come(talk, wait_ns):
+        while wait_ns and _is_away(talk) and self._has_come(talk, wait_ns):
+            time.sleep(ALMOST_S)
             talk.history = ()
             move = self._ask(talk, self._next(talk))
         if isinstance(move, Read | Set | Learn):
