@@ -25,6 +25,7 @@ from hostagent.core.clock import (
 )
 from lab import Guest, GuestSort, GuestSpec, Lab
 from lab.host import Host
+from lab.processes import wait_until
 from lab.scripted_agent import Reply, ScriptedAgent, error, returned
 
 MS = 1_000_000
@@ -102,11 +103,16 @@ def _told(
     stage.script.drip_s = 0
     if breaks:
         stage.host.restart_libvirtd()
+        wait_until(lambda: _beside_reads(stage), 2 * ANSWER_S, "the agent beside")
     until = time.monotonic() + 2 * ANSWER_S
     while not isinstance(answer := stage.agent.ask(stage.guest.uuid, Read()), ClockReading):
         assert time.monotonic() < until, answer
         time.sleep(0.1)
     _is_honest(answer)
+
+
+def _beside_reads(stage: Stage) -> bool:
+    return isinstance(stage.agent.ask(stage.beside.uuid, Read()), ClockReading)
 
 
 def _is_honest(answer: Answer, offset_ns: int = 0) -> None:
