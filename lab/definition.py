@@ -14,6 +14,8 @@ from xml.sax.saxutils import escape
 
 from lab.images import Images
 
+AGENT_PORT = "org.qemu.guest_agent.0"
+UTC = "offset='utc'"
 GUEST_MEMORY_MIB = 128
 BUSY_MIB = 16
 """A busy guest writes this much memory about three times a second: dirty pages without end,
@@ -29,7 +31,8 @@ class GuestSort(StrEnum):
     DISK = "disk"
     BUSY = "busy"
     SCRIPTED = "scripted"
-    """Its agent's channel ends in the lab: lab.scripted_agent answers, or lies, on it."""
+    """Its agent's channel ends in the lab: lab.scripted_agent answers, or lies, on it. Until then
+    the guest looks like one whose agent does not run."""
 
     @property
     def has_agent(self) -> bool:
@@ -56,7 +59,8 @@ class GuestSpec:
     """What is wanted of a guest; a name is given by the lab where there is none (g1, g2 ...).
 
     `emulator` replaces libvirt's own choice (a wrapper script, say); `qemu_arguments` are appended
-    to QEMU's command line; `kernel_arguments` to that of the guest's kernel. `clock` holds the
+    to QEMU's command line; `kernel_arguments` to that of the guest's kernel (those that guest_init
+    reads too: the last one of a name counts, as in "halab.block=guest-exec"). `clock` holds the
     attributes of libvirt's <clock>.
     """
 
@@ -66,7 +70,7 @@ class GuestSpec:
     emulator: str = ""
     on_poweroff: str = "destroy"
     on_crash: str = "preserve"
-    clock: str = "offset='utc'"
+    clock: str = UTC
     kernel_arguments: str = ""
     qemu_arguments: tuple[str, ...] = ()
 
@@ -185,9 +189,7 @@ def domain_xml(
 """
 
 
-_AGENT_CHANNEL = (
-    "<channel type='unix'><target type='virtio' name='org.qemu.guest_agent.0'/></channel>"
-)
+_AGENT_CHANNEL = f"<channel type='unix'><target type='virtio' name='{AGENT_PORT}'/></channel>"
 
 
 def _relay(ports: Ports) -> str:
@@ -220,9 +222,15 @@ def _kernel_arguments(spec: GuestSpec, accelerator: str) -> str:
     words = ["console=ttyS0", "quiet", "mitigations=off", "panic=0", "cryptomgr.notests"]
     if accelerator == "qemu":
         words += ["clocksource=hpet", "tsc=unstable"]
-    words.append(f"halab.agent={int(spec.sort.has_agent)}")
-    words.append(f"halab.relay={int(spec.sort is GuestSort.SCRIPTED)}")
-    words.append(f"halab.hwclock={int(spec.sort is not GuestSort.NO_HWCLOCK)}")
+    words.append(f"halab.agent={_agent_word(spec.sort)}")
+    words.append(f"halab.hwclock={'missing' if spec.sort is GuestSort.NO_HWCLOCK else 'works'}")
     words.append(f"halab.disk={int(spec.sort is GuestSort.DISK)}")
     words.append(f"halab.busy={BUSY_MIB if spec.sort is GuestSort.BUSY else 0}")
     return " ".join([*words, spec.kernel_arguments]).strip()
+
+
+def _agent_word(sort: GuestSort) -> str:
+    """Who speaks on the agent's channel, in guest_init's words."""
+    if sort is GuestSort.SCRIPTED:
+        return "scripted"
+    return "real" if sort.has_agent else "none"

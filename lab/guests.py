@@ -14,21 +14,41 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Protocol, TypeVar, cast
+from typing import Protocol, TypeVar, cast
 
 import libvirt
 
 from lab.calls import DOMAIN_STATES, connection, within
-from lab.definition import GuestSort, GuestSpec, Ports, domain_xml, mixture, named
+from lab.clock_port import ClockReading, read_clock
+from lab.definition import (
+    AGENT_PORT,
+    UTC,
+    GuestSort,
+    GuestSpec,
+    Ports,
+    domain_xml,
+    mixture,
+    named,
+)
 from lab.errors import LabError
 from lab.images import Images
+from lab.inside import Hwclock, Inside
 from lab.processes import ProcessId, wait_until
 from lab.qmp import ask
 
-__all__ = ["ClockReading", "Count", "Guest", "GuestSort", "GuestSpec", "Home", "mixture", "named"]
+__all__ = [
+    "ClockReading",
+    "Count",
+    "Guest",
+    "GuestSort",
+    "GuestSpec",
+    "Home",
+    "Hwclock",
+    "mixture",
+    "named",
+]
 
 T = TypeVar("T")
-CLOCK_READINGS = 9
 BOOT_S = 90
 """Far above the 2 to 4 s of an idle machine: twenty guests share two CPUs while booting."""
 
@@ -77,15 +97,7 @@ class Count:
     uptime_s: float
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ClockReading:
-    """A guest's wall clock against the host's; the error is at most `uncertainty_ns`."""
-
-    guest_minus_host_ns: int
-    uncertainty_ns: int
-
-
-class Guest:
+class Guest(Inside):
     """One guest on one host."""
 
     def __init__(self, host: Home, spec: GuestSpec, uuid: str, images: Images) -> None:
@@ -240,8 +252,7 @@ class Guest:
     def wait_booted(self, timeout_s: float = BOOT_S) -> None:
         """Wait until it counts, and until its agent answers where it has one."""
         wait_until(self._counts_at_last, timeout_s, f"boot of {self.name}")
-        if self.has_agent:
-            self.wait_agent(timeout_s)
+        self.wait_agent(timeout_s)
 
     def _counts_at_last(self) -> bool:
         """Whether it counts yet; LabError when its QEMU ended meanwhile."""
@@ -250,22 +261,31 @@ class Guest:
         return self.counter() is not None
 
     def wait_agent(self, timeout_s: float = 20) -> None:
-        """Wait until libvirt sees its agent connected, and it tells the time."""
-        wait_until(self._agent_answers, timeout_s, f"agent of {self.name}")
+        """Wait until libvirt sees its agent connected, and it answers; without one, not at all."""
+        if self.has_agent:
+            wait_until(self._agent_answers, timeout_s, f"agent of {self.name}")
 
     def _agent_answers(self) -> bool:
         """One that was just started anew may be gone again between the two questions."""
-        if not self._agent_connected():
+        if not self.agent_connected():
             return False
         try:
             self.call("agent's time", lambda domain: domain.getTime(), timeout_s=5)
-        except LabError:
-            return False
+        except LabError as error:
+            return "has been disabled" in str(error)
         return True
 
-    def _agent_connected(self) -> bool:
+    def agent_connected(self) -> bool:
+        """Whether libvirt sees something in the guest at the agent's channel."""
         xml = self.call("definition", lambda domain: domain.XMLDesc())
         return "name='org.qemu.guest_agent.0' state='connected'" in xml
+
+    def agent_port_open(self) -> bool:
+        """The same from QEMU itself, without libvirt: whether the guest has the port open."""
+        devices = ask(self.monitor_socket, "query-chardev")
+        return any(
+            device["frontend-open"] and AGENT_PORT in device["filename"] for device in devices
+        )
 
     def shell(self, command: str, timeout_s: float = 20) -> str:
         """Run a command inside, by its serial port and not by an agent; what it printed.
@@ -302,24 +322,7 @@ class Guest:
 
     def clock(self) -> ClockReading:
         """How far its wall clock is from the host's: the best of some readings from inside."""
-        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as port:
-            port.settimeout(10)
-            port.connect(str(self.ports.clock))
-            with port.makefile("rb") as answers:
-                readings = [self._read_clock(port, answers) for _ in range(CLOCK_READINGS)]
-        return min(readings, key=lambda reading: reading.uncertainty_ns)
-
-    def _read_clock(self, port: socket.socket, answers: IO[bytes]) -> ClockReading:
-        before_ns = time.time_ns()
-        port.sendall(b"?\n")
-        text = answers.readline().decode()
-        after_ns = time.time_ns()
-        seconds, _, micro = text.strip().partition(".")
-        guest_ns = int(seconds) * 1_000_000_000 + int(micro) * 1_000
-        half_ns = (after_ns - before_ns) // 2
-        return ClockReading(
-            guest_minus_host_ns=guest_ns - before_ns - half_ns, uncertainty_ns=half_ns
-        )
+        return read_clock(self.ports.clock)
 
     def crash(self) -> None:
         """Make its kernel panic; libvirt then calls it crashed."""
@@ -348,18 +351,27 @@ class Guest:
             self.resume()
         elif state == "pmsuspended":
             self.wake()
+            self.wait_counting()  # what its shell is told while it wakes up is lost
         elif state != "running":
             self.destroy()
             self.start()
-        if self.has_agent:
-            self.wait_agent()
+        self._put_back_inside()
+        self.wait_agent()
+        if self.sort is GuestSort.DISK:
+            with suppress(LabError):
+                self.call("thaw", lambda domain: cast(_Owned, domain).fsThaw(), timeout_s=5)
+
+    def _put_back_inside(self) -> None:
+        """Its agent, hwclock and clock as they were; one that does not listen is booted anew."""
+        try:
+            self.put_back(int(time.time()) if self.spec.clock == UTC else None)
+        except (LabError, TimeoutError):
+            self.destroy()
+            self.start()
 
     def _clear(self) -> None:
-        """Take away what a test may have left: a job, a saved state, frozen file systems."""
+        """Take away what a test may have left with libvirt: a job, a saved state."""
         with suppress(LabError):
             self.call("abort of a job", lambda domain: cast(_Owned, domain).abortJob())
         with suppress(LabError):
             self.call("removal", lambda domain: cast(_Owned, domain).managedSaveRemove())
-        if self.sort is GuestSort.DISK and self.qemu() is not None:
-            with suppress(LabError):
-                self.call("thaw", lambda domain: cast(_Owned, domain).fsThaw(), timeout_s=5)
