@@ -133,8 +133,8 @@ class TestWrongOnPurpose:
     @pytest.mark.parametrize(
         ("attributes", "off_s"),
         [
-            ("offset='variable' adjustment='3600' basis='utc'", 3600),
-            ("offset='absolute' start='1000000000'", 1_000_000_000 - time.time()),
+            ("offset='variable' adjustment='3600' basis='utc'", lambda: 3600),
+            ("offset='absolute' start='1000000000'", lambda: 1_000_000_000 - time.time()),
         ],
         ids=["variable", "absolute"],
     )
@@ -144,13 +144,13 @@ class TestWrongOnPurpose:
         tmp_path: Path,
         marked_env: Mapping[str, str],
         attributes: str,
-        off_s: float,
+        off_s: Callable[[], float],
     ) -> None:
         host = make_light_lab(guests=[GuestSpec(clock=attributes)]).hosts[0]
         guest, agent = host.guests[0], Agent(host, tmp_path / "state", marked_env)
         stored = clock_element(guest)
         before = guest.clock().guest_minus_host_ns / 1e9
-        assert before == pytest.approx(off_s, abs=60)
+        assert before == pytest.approx(off_s(), abs=60)
         ended = agent.run("run", "--", "sleep", "2")
         after = guest.clock().guest_minus_host_ns / 1e9
         assert ended.code == 0, ended.stdout

@@ -38,6 +38,8 @@ from hostagent.core.clock import (
 S = 1_000_000_000
 LATEST_S = 2**33
 """Seconds since 1970 beyond which no clock stands (the year 2242): an agent's rubbish."""
+EARLY_NS, LATE_NS = 500_000, 5_000_000
+"""So long before and after its beginning a second is taken for whole."""
 
 
 class LibvirtAgent:
@@ -50,16 +52,16 @@ class LibvirtAgent:
     def ask(self, uuid: str, question: Question) -> Answer:
         """Put one question to one guest's agent (ports.Agent)."""
         try:
-            return self._ask(uuid, question)
-        except (UnicodeDecodeError, SystemError):  # from libvirt's binding, of the agent's words
-            return nonsense("bytes that are no text")
-        except libvirt.libvirtError as error:
-            if not isinstance(question, Read) or not is_lost(error):
-                return refusal(error)
-        try:  # libvirt was restarted since the last question
-            return self._ask(uuid, question)
+            try:
+                return self._ask(uuid, question)
+            except libvirt.libvirtError as error:
+                if not isinstance(question, Read) or not is_lost(error):
+                    raise
+            return self._ask(uuid, question)  # libvirt was restarted since the last question
         except libvirt.libvirtError as error:
             return refusal(error)
+        except (UnicodeDecodeError, SystemError):  # from libvirt's binding, of the agent's words
+            return nonsense("bytes that are no text")
 
     def await_connected(self, uuid: str, until_ns: int) -> bool:
         """Wait until this guest's agent is connected (ports.Agent)."""
@@ -126,13 +128,11 @@ def _set_by_date(domain: libvirt.virDomain, question: Set) -> WasSet | NoAnswer:
     """By `date` in the guest, which leaves its RTC alone."""
     whole = question.method is Method.DATE_SECONDS
     if whole:
-        wanted_ns = time.time_ns() + question.ahead_ns
-        time.sleep(-wanted_ns % S / 1e9)
+        _await_whole_second(question.ahead_ns)
     wanted_ns = time.time_ns() + question.ahead_ns
-    seconds, rest_ns = divmod(wanted_ns, S)
-    if not 0 <= seconds < LATEST_S:
+    if not 0 <= wanted_ns < LATEST_S * S:
         return failed("the time to set is out of any clock's range")
-    text = f"@{seconds}" if whole else f"@{seconds}.{rest_ns:09}"
+    text = f"@{round(wanted_ns / S)}" if whole else f"@{wanted_ns // S}.{wanted_ns % S:09}"
     try:
         agent_commands.run(domain, "date", ["-u", "-s", text])
     except ExecFailed as error:
@@ -142,3 +142,13 @@ def _set_by_date(domain: libvirt.virDomain, question: Set) -> WasSet | NoAnswer:
     except TimeoutError:
         return NO_ANSWER
     return WasSet(at_ns=time.monotonic_ns())
+
+
+def _await_whole_second(ahead_ns: int) -> None:
+    """Wait until the host's wall clock plus `ahead_ns` is as good as a whole second. On a busy host
+    a sleep ends late, and that becomes an error of the guest's clock: once it is waited anew."""
+    for _ in range(2):
+        past_ns = (time.time_ns() + ahead_ns) % S
+        if past_ns < LATE_NS or past_ns > S - EARLY_NS:
+            return
+        time.sleep((S - past_ns) / 1e9)

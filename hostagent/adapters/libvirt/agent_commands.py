@@ -9,6 +9,7 @@ Protocol Reference (https://qemu.readthedocs.io/en/latest/interop/qemu-ga-ref.ht
 import base64
 import binascii
 import json
+import re
 import time
 from typing import Any
 
@@ -22,6 +23,9 @@ LARGEST = 1024 * 1024
 DEEPEST = 64
 POLL_S = 0.005
 """guest-exec-status has to be asked; a `date` is done in a few milliseconds."""
+
+_TOKENS = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*(?:"|\\?\Z)|[\[{\]}]', re.DOTALL)
+"""Strings (an unfinished one to the end, so that none is looked at twice) and brackets."""
 
 
 class Nonsense(Exception):
@@ -55,15 +59,19 @@ def run(domain: libvirt.virDomain, program: str, words: list[str]) -> None:
     pid = _ask(domain, "guest-exec", arguments).get("pid")
     if not isinstance(pid, int) or isinstance(pid, bool):
         raise Nonsense("guest-exec without a pid")
-    while True:
-        status = _ask(domain, "guest-exec-status", {"pid": pid})
-        if status.get("exited") is True:
-            break
-        if time.monotonic() >= until:
-            raise TimeoutError(program)
-        time.sleep(POLL_S)
+    status = _await_end(domain, pid, until)
     if status.get("exitcode") != 0:
         raise ExecFailed(f"{program} in the guest failed: {_output(status)}")
+
+
+def _await_end(domain: libvirt.virDomain, pid: int, until: float) -> dict[str, Any]:
+    """What guest-exec-status says of a program that has ended. Raises TimeoutError."""
+    while time.monotonic() < until:
+        status = _ask(domain, "guest-exec-status", {"pid": pid})
+        if status.get("exited") is True:
+            return status
+        time.sleep(POLL_S)
+    raise TimeoutError(f"process {pid} in the guest")
 
 
 def _output(status: dict[str, Any]) -> str:
@@ -92,7 +100,7 @@ def parse(reply: str) -> dict[str, Any]:
     """One reply of an agent. Raises Nonsense."""
     if len(reply) > LARGEST:
         raise Nonsense(f"a reply of {len(reply)} bytes")
-    if _depth(reply) > DEEPEST:
+    if _is_too_deep(reply):
         raise Nonsense("a reply that is nested too deep")
     try:
         answer = json.loads(reply, parse_constant=_refuse)
@@ -107,13 +115,14 @@ def _refuse(word: str) -> None:
     raise ValueError(f"{word} is no number")
 
 
-def _depth(text: str) -> int:
-    """How deep brackets are nested; those inside of strings count too, which errs to refusing."""
-    deepest = depth = 0
-    for letter in text:
-        if letter in "[{":
+def _is_too_deep(text: str) -> bool:
+    """Whether brackets are nested too deep, those inside of strings left aside."""
+    depth = 0
+    for token in _TOKENS.finditer(text):
+        if token[0] in "[{":
             depth += 1
-            deepest = max(deepest, depth)
-        elif letter in "]}":
+        elif token[0] in "]}":
             depth -= 1
-    return deepest
+        if depth > DEEPEST:
+            return True
+    return False

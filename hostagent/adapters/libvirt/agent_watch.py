@@ -1,9 +1,10 @@
 """Whether a guest's agent is connected, told by libvirt's events.
 
 Layer: adapters. One connection and one registration for all guests that are waited for, made when
-the first one is, in a thread of its own that nobody joins: a libvirt that hangs keeps no waiting
-thread beyond its limit. Events can be lost (a libvirtd that is restarted forgets the registration),
-so the state is also looked at now and then. Source: VIR_DOMAIN_EVENT_ID_AGENT_LIFECYCLE,
+the first one is and kept for the next, in a thread of its own that nobody joins: a libvirt that
+hangs keeps no waiting thread beyond its limit. Events can be lost (a libvirtd that is restarted
+forgets the registration), so the state is also looked at now and then; that also tells who is
+connected already. Source: VIR_DOMAIN_EVENT_ID_AGENT_LIFECYCLE,
 https://libvirt.org/html/libvirt-libvirt-domain.html.
 """
 
@@ -30,6 +31,7 @@ class AgentWatch:
         self._connected: set[str] = set()
         self._awaited: dict[str, int] = {}
         self._thread: threading.Thread | None = None
+        self._connection: libvirt.virConnect | None = None
 
     def wait(self, uuid: str, until_ns: int) -> bool:
         """Wait until this guest's agent is connected, at most until then; whether it is."""
@@ -43,28 +45,41 @@ class AgentWatch:
                     break
                 self._changed.wait(left_ns / 1e9)
             self._awaited[uuid] -= 1
+            if not self._awaited[uuid]:
+                del self._awaited[uuid]
             return uuid in self._connected
 
     def _start(self) -> None:
+        """Have this guest looked at now."""
         if self._thread is None:
             self._thread = threading.Thread(target=self._work, name="agent-watch", daemon=True)
             self._thread.start()
+        else:
+            self._changed.notify_all()
 
     def _work(self) -> None:
         """Look, listen, look again, for as long as anybody waits."""
-        connection: libvirt.virConnect | None = None
         while True:
-            try:
-                connection = connection or self._listen()
-                for uuid in self._wanted():
-                    self._look(connection, uuid)
-            except libvirt.libvirtError:
-                connection = None
+            looked = self._look_at_all()
             with self._changed:
-                if not any(self._awaited.values()):
+                if not self._awaited:
                     self._thread = None
                     return
-                self._changed.wait(LOOK_S)
+                if looked:
+                    self._changed.wait(LOOK_S)
+
+    def _look_at_all(self) -> bool:
+        """Whether there is nothing to be done for a while; a connection that broke is replaced at
+        once, one that can't be had is knocked at slowly."""
+        had = self._connection is not None
+        try:
+            connection = self._connection = self._connection or self._listen()
+            for uuid in self._wanted():
+                self._look(connection, uuid)
+        except libvirt.libvirtError:
+            self._connection = None
+            return not had
+        return True
 
     def _listen(self) -> libvirt.virConnect:
         ensure_loop()
@@ -82,11 +97,7 @@ class AgentWatch:
 
     def _wanted(self) -> list[str]:
         with self._changed:
-            return [
-                uuid
-                for uuid, count in self._awaited.items()
-                if count and uuid not in self._connected
-            ]
+            return [uuid for uuid in self._awaited if uuid not in self._connected]
 
     def _look(self, connection: libvirt.virConnect, uuid: str) -> None:
         try:
@@ -100,5 +111,6 @@ class AgentWatch:
 
     def _arrived(self, uuid: str) -> None:
         with self._changed:
-            self._connected.add(uuid)
-            self._changed.notify_all()
+            if uuid in self._awaited:
+                self._connected.add(uuid)
+                self._changed.notify_all()
