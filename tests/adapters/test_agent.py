@@ -195,6 +195,80 @@ def test_an_agent_that_is_started_anew_is_waited_for(
     _read(agent, guest)
 
 
+def test_an_agent_that_is_connected_is_not_waited_for(
+    light_host: Host, agent: LibvirtAgent
+) -> None:
+    for name in ("g1", "g2", "g4"):
+        began = time.monotonic()
+        assert agent.await_connected(light_host.guest(name).uuid, time.monotonic_ns() + 5 * S)
+        assert time.monotonic() - began < 0.2
+
+
+def test_many_agents_are_waited_for_at_once(
+    light_host: Host, agent: LibvirtAgent, afterwards: ExitStack
+) -> None:
+    """They come back one after the other, g3 never does; libvirt is restarted in between."""
+    arrivals: dict[str, bool] = {}
+
+    def wait(guest: Guest, until_ns: int) -> None:
+        arrivals[guest.name] = agent.await_connected(guest.uuid, until_ns)
+
+    for name, later_s in (("g1", 1), ("g2", 2), ("g4", 3)):
+        guest = light_host.guest(name)
+        afterwards.callback(guest.shell, "echo 1 >/run/agent-respawn")
+        guest.shell(f"echo {later_s} >/run/agent-respawn; kill $(pidof qemu-ga)")
+        _soon(lambda guest=guest: _is_away(agent.ask(guest.uuid, Read())))
+    threads = [
+        threading.Thread(target=wait, args=(guest, time.monotonic_ns() + 6 * S), daemon=True)
+        for guest in light_host.guests
+    ]
+    for thread in threads:
+        thread.start()
+    light_host.restart_libvirtd()
+    for thread in threads:
+        thread.join(8)
+    assert arrivals == {"g1": True, "g2": True, "g3": False, "g4": True}
+    for name in ("g1", "g2", "g4"):
+        _read(agent, light_host.guest(name))
+
+
+def test_an_agent_that_ends_in_mid_call_is_away(
+    light_host: Host, agent: LibvirtAgent, afterwards: ExitStack
+) -> None:
+    guest = light_host.guest("g1")
+    afterwards.callback(guest.shell, "kill -CONT $(pidof qemu-ga) || true")
+    guest.shell("kill -STOP $(pidof qemu-ga)")
+    answers: list[Answer] = []
+    asking = threading.Thread(target=lambda: answers.append(agent.ask(guest.uuid, Read())))
+    asking.start()
+    asking.join(0.3)
+    guest.shell("kill -KILL $(pidof qemu-ga)")
+    asking.join(NO_ANSWER_S)
+    assert _refusal(answers[0]) is Refusal.NOT_CONNECTED, answers
+    assert agent.await_connected(guest.uuid, time.monotonic_ns() + 10 * S)
+    _read(agent, guest)
+
+
+def test_a_guest_that_was_started_anew_has_its_calls_limited_again(
+    light_host: Host, agent: LibvirtAgent, afterwards: ExitStack
+) -> None:
+    """libvirt forgets the timeout with the guest; without it the last question would never end."""
+    guest = light_host.guest("g1")
+    _read(agent, guest)
+    guest.destroy()
+    guest.start()
+    afterwards.callback(guest.shell, "kill -CONT $(pidof qemu-ga)")
+    guest.shell("kill -STOP $(pidof qemu-ga)")
+    answers: list[Answer] = []
+    asking = threading.Thread(
+        target=lambda: answers.append(agent.ask(guest.uuid, Read())), daemon=True
+    )
+    asking.start()
+    asking.join(NO_ANSWER_S)
+    assert answers, "the question has no limit"
+    assert _refusal(answers[0]) is Refusal.NO_ANSWER
+
+
 def test_an_agent_that_stays_away_is_waited_for_until_the_limit(
     light_host: Host, agent: LibvirtAgent
 ) -> None:

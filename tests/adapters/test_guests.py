@@ -9,7 +9,8 @@ import libvirt
 import pytest
 
 from hostagent.adapters.libvirt import words
-from hostagent.adapters.libvirt.guests import LibvirtGuests
+from hostagent.adapters.libvirt.guests import LibvirtGuests, clock_definition
+from hostagent.core.clock import ClockDefinition
 from hostagent.core.errors import LibvirtUnreachableError, RefusedError
 from hostagent.core.model import AgentState, Facts, Guest, GuestState
 from lab.host import Host
@@ -61,6 +62,28 @@ def test_agents_are_told_by_their_channel(facts: Facts) -> None:
         "g3": AgentState.NONE,
         "g4": AgentState.CONNECTED,
     }
+
+
+@pytest.mark.parametrize(
+    ("written", "offset", "adjustment_s"),
+    [
+        ("", "utc", 0),
+        ("<clock offset='utc'/>", "utc", 0),
+        ("<clock offset='utc' adjustment='reset'/>", "utc", 0),
+        ("<clock offset='localtime'><timer name='hpet' present='yes'/></clock>", "localtime", 0),
+        ("<clock offset='timezone' timezone='Europe/Paris'/>", "timezone", 0),
+        ("<clock offset='variable' adjustment='-3600' basis='utc'/>", "variable", -3600),
+        ("<clock offset='variable' adjustment='7' basis='localtime'/>", "variable", 7),
+        ("<clock offset='absolute' start='1000000000'/>", "absolute", 0),
+    ],
+)
+def test_a_clocks_definition_is_read(written: str, offset: str, adjustment_s: int) -> None:
+    definition = clock_definition(f"<domain><name>g</name>{written}</domain>")
+    assert definition == ClockDefinition(offset=offset, adjustment_s=adjustment_s)
+
+
+def test_every_guest_has_its_clocks_definition(facts: Facts) -> None:
+    assert {guest.clock for guest in facts.guests} == {ClockDefinition(offset="utc")}
 
 
 def test_states_and_reasons_are_virshs_words(light_host: Host, audit: Audit) -> None:

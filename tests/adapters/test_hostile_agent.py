@@ -33,7 +33,7 @@ S = 1_000_000_000
 ANSWER_S = 5
 BESIDE_S = 1.5
 HONEST_NS = 50 * MS
-BREAKING = {"NaN", "no JSON", "10 MiB"}
+BREAKING = {"NaN", "no JSON", "10 MiB", "neither result nor error", "no object", "no text"}
 """Answers that libvirt's own parser refuses: it gives up the channel."""
 DEEP = b'{"return": ' + b"[" * 10_000 + b"]" * 10_000 + b"}\n"
 LONG = b'{"return": "' + b"x" * (10 * 1024 * 1024) + b'"}\n'
@@ -150,6 +150,9 @@ WRONG_TIMES = {
     "10 MiB": (_raw(LONG), None),
     "deep": (_raw(DEEP), None),
     "an id": (_raw(returned({"id": 1234567})), Refusal.NONSENSE),
+    "neither result nor error": (_raw(b'{"id": 7}\n'), Refusal.NONSENSE),
+    "no object": (_raw(b"[1]\n"), Refusal.NONSENSE),
+    "no text": (_raw(b'{"error": {"desc": "\xff\xfe"}}\n'), Refusal.NONSENSE),
     "error": (_raw(error("GenericError", "it hurts " * 100)), Refusal.FAILED),
     "silence": (_silence, Refusal.NO_ANSWER),
 }
@@ -197,6 +200,7 @@ WRONG_INFOS = {
     "deep": DEEP,
     "deep inside": b'{"return": {"supported_commands": ' + b"[" * 100 + b"]" * 100 + b"}}\n",
     "too long": returned({"supported_commands": [], "version": "x" * (2 * 1024 * 1024)}),
+    "too long for libvirt": returned({"version": "x" * (5 * 1024 * 1024)}),
     "NaN": b'{"return": {"supported_commands": [], "version": NaN}}\n',
     "no list": returned({"supported_commands": {"name": "guest-exec"}}),
     "a number": returned(7),
@@ -209,6 +213,32 @@ def test_an_information_that_is_none_is_nonsense(stage: Stage, subtests: pytest.
         with subtests.test(name), _told(stage, "guest-info", _raw(reply), breaks=name in BREAKING):
             answer = _ask(stage, Learn())
             assert _refusal(answer) is Refusal.NONSENSE, answer
+
+
+WRONG_ENDS = {
+    "never": (returned({"exited": False}), Refusal.NO_ANSWER),
+    "no object": (returned([True]), Refusal.NONSENSE),
+    "no status": (returned({"exited": True}), Refusal.FAILED),
+    "text": (returned({"exited": True, "exitcode": "0"}), Refusal.FAILED),
+    "no base64": (returned({"exited": True, "exitcode": 1, "err-data": {}}), Refusal.FAILED),
+    "a cursor": (
+        returned({"exited": True, "exitcode": 1, "err-data": "G1syShtbMks="}),
+        Refusal.FAILED,
+    ),
+}
+"""What the agent says to guest-exec-status."""
+
+
+def test_a_program_that_does_not_end_well_sets_nothing(
+    stage: Stage, subtests: pytest.Subtests
+) -> None:
+    for name, (reply, refusal) in WRONG_ENDS.items():
+        stage.script.replies["guest-exec"] = _raw(returned({"pid": 2**70}))
+        with subtests.test(name), _told(stage, "guest-exec-status", _raw(reply)):
+            answer = _ask(stage, Set(method=Method.DATE, ahead_ns=0))
+            assert _refusal(answer) is refusal, answer
+            assert isinstance(answer, NoAnswer)
+            assert answer.reason.isprintable()
 
 
 def test_commands_that_are_none_are_not_offered(stage: Stage) -> None:
