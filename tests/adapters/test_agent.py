@@ -8,6 +8,7 @@ from contextlib import ExitStack
 import pytest
 
 from hostagent.adapters.libvirt.agent import LibvirtAgent
+from hostagent.adapters.libvirt.agent_pool import LIMITED_NS
 from hostagent.core.clock import (
     Abilities,
     Answer,
@@ -29,6 +30,8 @@ MS = 1_000_000
 S = 1_000_000_000
 SLACK_NS = 5 * MS
 """Beside what both readings admit: the guest's clock and the host's run on in between."""
+FOR_EVER = -2
+"""VIR_DOMAIN_AGENT_RESPONSE_TIMEOUT_BLOCK."""
 NO_ANSWER_S = 4.5
 """libvirt's 2 s, and as much again to bring the channel into step."""
 
@@ -249,14 +252,14 @@ def test_an_agent_that_ends_in_mid_call_is_away(
     _read(agent, guest)
 
 
-def test_a_guest_that_was_started_anew_has_its_calls_limited_again(
+def test_a_limit_that_somebody_else_took_away_is_set_again(
     light_host: Host, agent: LibvirtAgent, afterwards: ExitStack
 ) -> None:
-    """libvirt forgets the timeout with the guest; without it the last question would never end."""
+    """It is the guest's, not ours: without it the second question would have no end."""
     guest = light_host.guest("g1")
     _read(agent, guest)
-    guest.destroy()
-    guest.start()
+    guest.call("timeout", lambda domain: domain.agentSetResponseTimeout(FOR_EVER))
+    time.sleep(LIMITED_NS / S)
     afterwards.callback(guest.shell, "kill -CONT $(pidof qemu-ga)")
     guest.shell("kill -STOP $(pidof qemu-ga)")
     answers: list[Answer] = []

@@ -5,8 +5,8 @@ the least loaded one is taken and another opened while there are fewer than the 
 one waits for a place, so that agents that hang hold no more of libvirt's workers. Opening can hang
 as long as libvirt does, so it happens outside of the lock. One connection that broke says that the
 daemon is gone, so all are dropped, and the next question opens another. libvirt's response timeout
-of a guest's agent is the guest's: other programs see it, there is no way to read the old one, and a
-guest that is started anew has lost it (virDomainAgentSetResponseTimeout).
+of a guest's agent is the guest's: other programs see it and may set it, there is no way to read the
+old one, and a transient guest loses it with its end (virDomainAgentSetResponseTimeout).
 """
 
 import threading
@@ -27,8 +27,7 @@ for its daemon in that; whoever forgot it last would hang with a daemon that han
 RESPONSE_TIMEOUT_S = 2
 """Without it a stopped agent blocks the call, and everybody else's to that agent, for ever."""
 LIMITED_NS = 1_000_000_000
-"""So long the timeout is known to hold: no guest is started anew, and its agent up, in less. To
-set it again takes 0.4 ms."""
+"""So long the timeout is trusted to be ours. To set it again takes 0.4 ms."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
