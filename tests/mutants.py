@@ -277,7 +277,7 @@ MUTANTS = (
     ),
     Mutant(
         name="a busy agent is not asked once more",
-        file="rules/clock_steps.py",
+        file="rules/clock_outcome.py",
         old='bool(outcome.figures.get("again") or outcome.figures.get("sets"))',
         new='bool(outcome.figures.get("sets"))',
         test=EXAMPLES,

@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from hostagent.cli import host_clock
 from hostagent.cli.durations import Duration
+from hostagent.cli.exits import exit_code
 from hostagent.cli.globals import Globals
-from hostagent.cli.messages import show_json
+from hostagent.cli.messages import show_json, show_warnings
 from hostagent.cli.progress import Progress
-from hostagent.cli.run_report import EXIT_CODES
 from hostagent.cli.tables import offset, plain, table
 from hostagent.rules.clock_outcome import ClockReport
 from hostagent.rules.clock_sync import ClockTerms, Forecast, GuestClock, forecast
@@ -44,9 +45,10 @@ def show(globals_: Globals, guests: tuple[str, ...]) -> None:
             _document(found.host, changed=False, warnings=found.warnings, guests=found.guests)
         )
         return
-    click.echo(f"Host {found.host.name}: {clock_words(found.host.clock)}\n")
+    click.echo(f"Host {found.host.name}: clock {host_clock.words(found.host.clock)}\n")
     click.echo(table(_HEAD, [_row(each) for each in found.guests]))
-    _show_warnings(globals_, found.warnings)
+    if not globals_.quiet:
+        show_warnings(found.warnings)
 
 
 @clock.command()
@@ -90,7 +92,7 @@ def sync(
     site = Site(globals_.uri, globals_.state_dir)
     report = site.sync_clocks(guests, terms, say=Progress(quiet=globals_.quiet).say)
     _show_report(globals_, report)
-    return EXIT_CODES[report.result]
+    return exit_code(report.result, report.signal)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -170,7 +172,8 @@ def _show_forecast(globals_: Globals, found: _Seen) -> None:
         return
     rows = [[each.guest.name, each.do, *_row(_seen(each))[1:]] for each in found.forecasts]
     click.echo(table([_HEAD[0], "DO", *_HEAD[1:]], rows))
-    _show_warnings(globals_, found.warnings)
+    if not globals_.quiet:
+        show_warnings(found.warnings)
 
 
 def _show_report(globals_: Globals, report: "ClockSyncReport") -> None:
@@ -190,7 +193,8 @@ def _show_report(globals_: Globals, report: "ClockSyncReport") -> None:
     ]
     click.echo(table([_HEAD[0], "RESULT", "BEFORE", "AFTER", *_HEAD[2:]], rows))
     click.echo(plain(f"{report.result}{': ' if report.reason else ''}{report.reason}"))
-    _show_warnings(globals_, report.warnings)
+    if not globals_.quiet:
+        show_warnings(report.warnings)
 
 
 _WORDS = {True: "right", False: "unsynced", None: "left"}
@@ -220,18 +224,3 @@ def _document(
         },
         "guests": [asdict(guest) for guest in guests],
     }
-
-
-def clock_words(clock: "HostClock") -> str:
-    """The state of the host's own clock, for people."""
-    if clock.synchronised is None:
-        return "its clock's state can't be read"
-    if not clock.synchronised:
-        return "its clock is not synchronised"
-    return f"its clock is synchronised (error at most {clock.maximum_error_ms:g} ms)"
-
-
-def _show_warnings(globals_: Globals, warnings: tuple[str, ...]) -> None:
-    if not globals_.quiet:
-        for warning in warnings:
-            click.echo(f"warning: {plain(warning)}", err=True)

@@ -6,6 +6,7 @@ errors included (hostagent.error/1); progress and hints go to standard error.
 
 import json
 import traceback
+from collections.abc import Iterable
 from typing import Any
 
 import click
@@ -17,6 +18,12 @@ from hostagent.core.errors import HostagentError
 def show_json(document: dict[str, Any]) -> None:
     """Print one document."""
     click.echo(json.dumps(document, indent=2))
+
+
+def show_warnings(warnings: Iterable[str]) -> None:
+    """Print what is not as it should be, beside the result."""
+    for warning in warnings:
+        click.echo(f"warning: {plain(warning)}", err=True)
 
 
 def show_error(error: HostagentError, as_json: bool) -> None:

@@ -5,10 +5,11 @@ Layer: cli. Works while libvirtd is dead: journal and lock say all that is neede
 
 import click
 
+from hostagent.cli.exits import EXIT_CODES
 from hostagent.cli.globals import Globals
 from hostagent.cli.messages import show_json
 from hostagent.cli.progress import Progress
-from hostagent.cli.run_report import EXIT_CODES, report_to_json, show_report
+from hostagent.cli.run_report import report_to_json, show_report
 from hostagent.cli.tables import plain
 from hostagent.core.plan import Ending
 from hostagent.rules.verdict import SEVERITY

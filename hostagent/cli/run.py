@@ -5,7 +5,6 @@ Layer: cli. Needs no daemon and no configuration. Its twin is rules/inplace.
 
 import shlex
 import shutil
-import signal
 import sys
 from pathlib import Path
 from typing import Any
@@ -13,12 +12,11 @@ from typing import Any
 import click
 
 from hostagent.cli.durations import Duration
+from hostagent.cli.exits import exit_code
 from hostagent.cli.globals import Globals
 from hostagent.cli.progress import Progress
-from hostagent.cli.run_report import EXIT_CODES, show_plan, show_report
+from hostagent.cli.run_report import show_plan, show_report
 from hostagent.core.errors import RefusedError, UsageError
-from hostagent.core.plan import Ending
-from hostagent.rules.report import RunReport
 from hostagent.rules.request import Request, Terms
 
 
@@ -103,7 +101,7 @@ def run(globals_: Globals, /, **options: Any) -> int:  # noqa: ANN401 - click's 
         return 0
     output = sys.stderr.fileno() if globals_.as_json else None
     report = site.run(request, output=output, say=progress.say)
-    code = _exit_code(report)
+    code = exit_code(report.result, report.signal)
     try:
         show_report(globals_, report)
     except OSError:  # the reader or the terminal has gone; what happened counts all the same
@@ -148,9 +146,3 @@ def _executable(name: str, words: tuple[str, ...]) -> tuple[str, ...]:
         return words
     what = "is not executable" if Path(words[0]).exists() else "was not found"
     raise RefusedError(f"{name}: {words[0]!r} {what}", hint="give a program, or its whole path")
-
-
-def _exit_code(report: RunReport) -> int:
-    if report.result != Ending.INTERRUPTED or report.signal is None:
-        return EXIT_CODES[Ending(report.result)]
-    return 128 + signal.Signals[report.signal]

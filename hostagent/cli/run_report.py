@@ -9,25 +9,14 @@ from typing import Any
 import click
 
 from hostagent.cli.globals import Globals
-from hostagent.cli.messages import show_json
+from hostagent.cli.messages import show_json, show_warnings
 from hostagent.cli.tables import milliseconds, offset, plain, seconds, table
 from hostagent.core.codec import plan_to_json
-from hostagent.core.plan import Ending, Plan
+from hostagent.core.plan import Plan
 from hostagent.rules.clock_outcome import ClockReport
 from hostagent.rules.report import GuestReport, RunReport
 from hostagent.rules.request import terms_of
 from hostagent.rules.verdict import exit_words
-
-EXIT_CODES = {
-    Ending.DONE: 0,
-    Ending.PARTLY: 3,
-    Ending.BUDGET_EXCEEDED: 3,
-    Ending.UPDATE_FAILED: 1,
-    Ending.RESUME_FAILED: 1,
-    Ending.REFUSED: 4,
-    Ending.AMBIGUOUS: 5,
-    Ending.INTERRUPTED: 130,
-}
 
 
 def show_plan(globals_: Globals, plan: Plan) -> None:
@@ -44,7 +33,7 @@ def show_plan(globals_: Globals, plan: Plan) -> None:
         for guest in plan.guests
     ]
     click.echo(table(["GUEST", "DO", "WHY"], rows))
-    _show_warnings(plan.warnings)
+    show_warnings(plan.warnings)
 
 
 def show_report(globals_: Globals, report: RunReport) -> None:
@@ -56,7 +45,7 @@ def show_report(globals_: Globals, report: RunReport) -> None:
         click.echo(table(_HEAD, [_row(guest) for guest in report.guests]))
     click.echo(_sentence(report))
     if not globals_.quiet:
-        _show_warnings(report.warnings)
+        show_warnings(report.warnings)
 
 
 def report_to_json(report: RunReport) -> dict[str, Any]:
@@ -99,8 +88,3 @@ def _sentence(report: RunReport) -> str:
     if report.reason:
         parts.append(report.reason)
     return plain(", ".join(parts))
-
-
-def _show_warnings(warnings: tuple[str, ...]) -> None:
-    for warning in warnings:
-        click.echo(f"warning: {plain(warning)}", err=True)

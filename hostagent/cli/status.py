@@ -11,15 +11,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from hostagent.cli import host_clock
 from hostagent.cli.globals import Globals
-from hostagent.cli.messages import show_json
+from hostagent.cli.messages import show_json, show_warnings
 from hostagent.cli.tables import offset, plain, table
 from hostagent.core.clock import ClockReading, NoAnswer, Refusal
 from hostagent.core.errors import LibvirtUnreachableError
 from hostagent.core.model import AgentState, Facts, Guest
 
 if TYPE_CHECKING:
-    from hostagent.adapters.host.facts import HostClock, HostFacts
+    from hostagent.adapters.host.facts import HostFacts
     from hostagent.adapters.libvirt.guests import Versions
     from hostagent.wiring import Unfinished
 
@@ -127,8 +128,7 @@ def _show(globals_: Globals, seen: Status) -> None:
         label = "Under way" if left.under_way else "Unfinished"
         click.echo(f"\n{label}: {plain(left.sentence)}")
     if not globals_.quiet:
-        for warning in seen.warnings:
-            click.echo(f"warning: {plain(warning)}", err=True)
+        show_warnings(seen.warnings)
 
 
 _HEAD = ["GUEST", "ID", "STATE", "REASON", "AGENT", "CLOCK", "JOB"]
@@ -155,21 +155,13 @@ def _host_rows(seen: Status) -> list[list[str]]:
         daemon = seen.facts.host.daemon
         process = f" ({daemon.exe}, pid {daemon.pid})" if daemon else ""
         rows += [["libvirt", seen.versions.libvirt + process], ["QEMU", seen.versions.qemu]]
-    return [*rows, ["clock", _clock(machine.clock)]]
+    return [*rows, ["clock", host_clock.words(machine.clock)]]
 
 
 def _uptime(uptime_s: float) -> str:
     minutes = int(uptime_s // 60)
     days, minutes = divmod(minutes, 24 * 60)
     return f"{days} d {minutes // 60} h {minutes % 60} min"
-
-
-def _clock(clock: "HostClock") -> str:
-    if clock.synchronised is None:
-        return "its state can't be read"
-    if not clock.synchronised:
-        return "not synchronised"
-    return f"synchronised (error at most {clock.maximum_error_ms} ms)"
 
 
 def to_json(seen: Status) -> dict[str, Any]:

@@ -7,6 +7,7 @@ could read the clock counts; one that only found the agent busy does not undo an
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from hostagent.core.clock import Method
 from hostagent.core.journal import GuestOutcome
 
 NOT_TRIED = "it did not stand still, or does not run"
@@ -73,6 +74,18 @@ def is_unsynced(tries: Sequence[GuestOutcome]) -> bool:
     counts = counting(tries)
     answered = any(each.figures.get("answered") for each in tries)
     return counts is not None and counts.result == "unsynced" and answered
+
+
+def is_worth_a_look(outcome: GuestOutcome | None) -> bool:
+    """Whether a try asks for a second look: it set the clock, was not answered, or told nothing."""
+    return outcome is None or bool(outcome.figures.get("again") or outcome.figures.get("sets"))
+
+
+def was_set_by_date(tries: Sequence[GuestOutcome]) -> bool:
+    """Whether `date` in the guest was tried: what that sets is exact to some 10 ms (COARSE_NS of
+    rules/clock), and a second look does not do it again."""
+    by_date = (Method.DATE, Method.DATE_SECONDS)
+    return any(each.figures.get("method") in by_date for each in tries)
 
 
 def _method(tries: Sequence[GuestOutcome]) -> str | None:

@@ -9,10 +9,10 @@ same moment. A run that was told to stop does not stay for the second look.
 from collections.abc import Iterator
 from dataclasses import asdict
 
-from hostagent.core.clock import Method, Refusal
-from hostagent.core.journal import GuestOutcome
+from hostagent.core.clock import Refusal
 from hostagent.core.plan import Json, PlannedGuest, Step, Verb
 from hostagent.rules import clock
+from hostagent.rules.clock_outcome import is_worth_a_look, was_set_by_date
 from hostagent.rules.progress import Progress
 from hostagent.rules.request import S
 
@@ -98,7 +98,7 @@ def _to_look_at_again(progress: Progress) -> dict[str, int]:
         for closed in progress.state.done.values()
         if _is_ours(progress, closed.step)
         for uuid in closed.step.guests
-        if uuid in running and _deserves(closed.outcome.guests.get(uuid))
+        if uuid in running and is_worth_a_look(closed.outcome.guests.get(uuid))
     }
     if under_way(progress) or _untried(progress):
         return tried  # those that were left alone come in when nobody else is being tried
@@ -127,10 +127,6 @@ def _is_ours(progress: Progress, step: Step) -> bool:
     return step.verb is Verb.SYNC_CLOCKS and holder == str(progress.crashes)
 
 
-def _deserves(outcome: GuestOutcome | None) -> bool:
-    return outcome is None or bool(outcome.figures.get("again") or outcome.figures.get("sets"))
-
-
 def _is_right(progress: Progress, guest: PlannedGuest) -> bool:
     return any(outcome.result == "synced" for outcome in progress.clock_syncs(guest.uuid))
 
@@ -151,8 +147,7 @@ def _step(progress: Progress, key: str, guests: list[PlannedGuest], waits: dict[
 def _task(progress: Progress, guest: PlannedGuest) -> clock.ClockTask:
     before = progress.clock_before(guest.uuid)
     offset_ns = before.figures.get("offset_ns") if before is not None else None
-    methods = {tried.figures.get("method") for tried in progress.clock_syncs(guest.uuid)}
-    coarse = not methods.isdisjoint((Method.DATE, Method.DATE_SECONDS))
+    coarse = was_set_by_date(progress.clock_syncs(guest.uuid))
     return clock.task(
         guest,
         offset_ns if isinstance(offset_ns, int) else None,

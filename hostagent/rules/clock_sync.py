@@ -4,12 +4,13 @@ Layer: rules. The same two tries as after a pause (rules/clock_steps), without a
 has to be undone after a crash: what is set is an absolute time, so a run that died just ends.
 """
 
+import builtins
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
-from hostagent.core.clock import ClockReading, Exchange, Method, NoAnswer, Read
+from hostagent.core.clock import ClockReading, Exchange, NoAnswer, Read
 from hostagent.core.journal import GuestOutcome, State
-from hostagent.core.model import AgentState, Facts
+from hostagent.core.model import AgentState, Facts, Guest
 from hostagent.core.plan import (
     Decision,
     Do,
@@ -31,12 +32,14 @@ from hostagent.rules.clock_outcome import (
     clock_report,
     counting,
     is_unsynced,
+    is_worth_a_look,
     was_set,
+    was_set_by_date,
 )
 from hostagent.rules.clock_reading import READS
 from hostagent.rules.clock_steps import HOLD_NS, SYNC_LIMIT_NS
 from hostagent.rules.halt import overdue_ns
-from hostagent.rules.selection import select
+from hostagent.rules.selection import planned, select
 
 KIND = "clock"
 FIRST, AGAIN = "clocks", "clocks-again"
@@ -63,11 +66,12 @@ class GuestClock:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClockSyncReport:
-    """What `clock sync` did."""
+    """What `clock sync` did. `signal` names the one that stopped it, if any did."""
 
     run: str
     host: str
     host_uuid: str
+    signal: str | None
     result: Ending
     reason: str
     changed: bool
@@ -78,16 +82,7 @@ class ClockSyncReport:
 def plan(run: str, selectors: Sequence[str], terms: ClockTerms, facts: Facts) -> Plan:
     """The plan: the guests named, else all. Raises RefusedError for one that does not exist."""
     guests = tuple(
-        PlannedGuest(
-            uuid=guest.uuid,
-            name=guest.name,
-            agent=guest.agent is AgentState.CONNECTED,
-            channel=guest.agent is not AgentState.NONE,
-            clock=guest.clock,
-            runs=guest.runs,
-            skip=_skip(guest.runs, guest.agent, f"it does not run: {guest.state}"),
-        )
-        for guest in select(facts, selectors)
+        replace(planned(guest, held_by=""), skip=_skip(guest)) for guest in select(facts, selectors)
     )
     args: dict[str, Json] = asdict(terms)
     wrong = facts.host.clock_synchronised is False
@@ -95,10 +90,11 @@ def plan(run: str, selectors: Sequence[str], terms: ClockTerms, facts: Facts) ->
     return Plan(run=run, kind=KIND, host=facts.host, guests=guests, args=args, warnings=warnings)
 
 
-def _skip(runs: bool, agent: AgentState, why: str) -> str:
-    if not runs:
-        return why
-    return NO_CHANNEL if agent is AgentState.NONE else ""
+def _skip(guest: Guest) -> str:
+    """Why a guest's clock is not looked at; a paused one would only not answer."""
+    if not guest.runs:
+        return f"it does not run: {guest.state}"
+    return NO_CHANNEL if guest.agent is AgentState.NONE else ""
 
 
 def next(state: State, now_ns: int) -> Decision:
@@ -124,10 +120,12 @@ def report(state: State, now_ns: int) -> ClockSyncReport:
     ended = state.ended
     decided = next(state, now_ns)
     done = decided if isinstance(decided, Done) else Done(result=Ending.INTERRUPTED)
+    signals = (str(heard.value) for heard in state.heard if heard.what == "signal")
     return ClockSyncReport(
         run=state.plan.run,
         host=state.plan.host.name,
         host_uuid=state.plan.host.uuid,
+        signal=builtins.next(signals, None),
         result=ended.result if ended is not None else done.result,
         reason=ended.reason if ended is not None else done.reason,
         changed=_changed(state),
@@ -163,8 +161,7 @@ def _again(state: State) -> tuple[PlannedGuest, ...]:
     return tuple(
         guest
         for guest in state.plan.chosen
-        if guest.uuid in tried
-        and (tried[guest.uuid].figures.get("again") or tried[guest.uuid].figures.get("sets"))
+        if guest.uuid in tried and is_worth_a_look(tried[guest.uuid])
     )
 
 
@@ -193,9 +190,7 @@ def _step(state: State, key: str, guests: Sequence[PlannedGuest]) -> Step:
 
 
 def _threshold_ns(state: State, guest: PlannedGuest, terms: ClockTerms) -> int:
-    """What `date` in a guest has set is exact to some 10 ms: a second look does not do it again."""
-    methods = {tried.figures.get("method") for tried in tries_of(state, guest.uuid)}
-    coarse = not methods.isdisjoint((Method.DATE, Method.DATE_SECONDS))
+    coarse = was_set_by_date(tries_of(state, guest.uuid))
     return max(terms.threshold_ns, clock.COARSE_NS) if coarse else terms.threshold_ns
 
 

@@ -15,7 +15,17 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from hostagent.core.clock import Answer, Exchange, Learn, NoAnswer, Question, Read, Refusal, Set
+from hostagent.core.clock import (
+    Answer,
+    Exchange,
+    Learn,
+    Method,
+    NoAnswer,
+    Question,
+    Read,
+    Refusal,
+    Set,
+)
 from hostagent.core.ports import Agent
 from hostagent.work.turns import Turns
 
@@ -27,6 +37,7 @@ ROLL_CALL = 12
 """First questions under way at once: more than may well hang together."""
 SILENCE_NS = 2_500_000_000
 """libvirt ends a call on a silent agent after 2 s."""
+WHOLE_SECOND_NS = 1_000_000_000
 
 ALMOST_S = 0.05
 """libvirt calls an agent connected a moment before it can be asked, after its own restart above
@@ -111,7 +122,7 @@ class Conversations(Generic[V]):
             return move
         before = talk.history
         talk.history = (*before, Exchange(question=move, answer=OUT_OF_TIME))
-        self._be_patient_until(time.monotonic_ns() + SILENCE_NS)
+        self._be_patient_until(time.monotonic_ns() + _longest_ns(move))
         answer = self._answer(talk.uuid, move)
         talk.history = (*before, Exchange(question=move, answer=answer))
         self._be_patient_until(time.monotonic_ns() + SILENCE_NS)
@@ -149,6 +160,12 @@ class Conversations(Generic[V]):
             history = (*history, Exchange(question=move, answer=unanswered))
             move = self._decide(uuid, history, 0)
         return move
+
+
+def _longest_ns(question: Question) -> int:
+    """How long a question may be silent; a set at a whole second waits for that second first."""
+    waits = isinstance(question, Set) and question.method is Method.DATE_SECONDS
+    return SILENCE_NS + (WHOLE_SECOND_NS if waits else 0)
 
 
 def _is_away(talk: _Talk) -> bool:

@@ -230,6 +230,7 @@ class TestItsReport:
         told = begun()
         told.hear("signal", "SIGINT")
         made = told_of(told)
+        assert made.signal == "SIGINT"
         assert made.changed, "a set may be under way"
         assert {found.clock.reason for found in made.guests} == {NOT_ASKED}
 

@@ -8,6 +8,7 @@ connected already. Source: VIR_DOMAIN_EVENT_ID_AGENT_LIFECYCLE,
 https://libvirt.org/html/libvirt-libvirt-domain.html.
 """
 
+import logging
 import threading
 import time
 
@@ -17,6 +18,8 @@ from hostagent.adapters.libvirt.bounded import connect
 from hostagent.adapters.libvirt.events import ensure_loop
 from hostagent.adapters.libvirt.guests import agent_state
 from hostagent.core.model import AgentState
+
+log = logging.getLogger(__name__)
 
 LOOK_S = 0.25
 """How often the state is looked at, beside the events."""
@@ -79,6 +82,8 @@ class AgentWatch:
         except libvirt.libvirtError:
             self._connection = None
             return not had
+        except Exception:  # whoever waits would never be told: nobody else looks
+            log.exception("looking for agents failed")
         return True
 
     def _listen(self) -> libvirt.virConnect:
