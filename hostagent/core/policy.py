@@ -1,0 +1,41 @@
+"""A guest's policy: what its owner allows to be done with it.
+
+Layer: core. How it is written and read is in rules/policy; where it is kept (the guest's libvirt
+metadata, so that it travels with the guest) in adapters/libvirt/metadata.
+"""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class OnPause(StrEnum):
+    """What is done with a guest when its host's guests are to be paused."""
+
+    ALLOW = "allow"
+    MIGRATE = "migrate"
+    ASK = "ask"
+
+
+class OnReboot(StrEnum):
+    """A rung of the ladder on which a guest may leave a host that reboots, the gentlest first."""
+
+    LIVE = "live"
+    POST_COPY = "post-copy"
+    COLD = "cold"
+    SAVE = "save"
+    SHUTDOWN = "shutdown"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Policy:
+    """The policy. The defaults disturb least: a guest may be paused, and moved live only."""
+
+    owner: str = ""
+    availability_set: str = ""
+    update_domain: int | None = None
+    scale_set: str = ""
+    on_pause: OnPause = OnPause.ALLOW
+    on_reboot: tuple[OnReboot, ...] = (OnReboot.LIVE,)
+    max_pause_ns: int | None = None
+    notice_ns: int | None = None
+    temporary_disks: tuple[str, ...] = ()
