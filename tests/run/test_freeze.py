@@ -4,6 +4,7 @@ Neither is dead, so nothing that waits for an end helps: the guardian resumes at
 what thaws afterwards must not pause anything again, nor resume what an owner paused meanwhile.
 """
 
+import json
 import os
 import subprocess
 import time
@@ -64,6 +65,8 @@ def test_frozen_in_mid_pause(
     os.kill(process.pid, SIGSTOP)
     _assert_back_at(_deadline_ns(agent), witnesses)
     owned = light_host.guest("g2")
+    # Until it has read the guest's state again it holds the pause, and an owner leaves no trace.
+    wait_for(lambda: owned.name in _brought_back(agent), 5, "the guardian's word on it")
     owned.suspend()
     thawed_ns = killing.now_ns()
     os.kill(process.pid, SIGCONT)
@@ -96,6 +99,13 @@ def test_frozen_during_the_suspends(
         assert ended.code in (0, 3, 4), ended
         assert not killing.stands_still(witnesses.values())
         assert not killing.without_end(agent)
+
+
+def _brought_back(agent: Agent) -> set[str]:
+    """The guests that the guardian has read back after their resume, by its own journal."""
+    (path,) = agent.state_dir.glob("runs/*.guardian.jsonl")
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    return {row["is"]["value"]["name"] for row in rows if row["is"]["what"] == "guardian-back"}
 
 
 def _budget() -> tuple[str, ...]:
