@@ -1,10 +1,10 @@
 """Conversations with the agents of many guests: one question, one answer, the next question.
 
 Layer: work. Each guest has a thread of its own that nobody joins, so one that hangs keeps nobody
-waiting. First comes a roll call: every guest is asked its first question soon, many at once. Those
-that answer converse a few at a time (work/turns), the quickest first. What to ask is decided
-elsewhere (`Decide`, pure). Invariant: `hold` returns by its limit, and earlier when nobody has said
-anything for SILENCE_NS. Effects: through ports.Agent only.
+waiting. First comes a roll call: every guest is asked its first question soon, and who is silent
+gives its place up at once. Those that answer converse a few at a time (work/turns), the quickest
+first. What to ask is decided elsewhere (`Decide`, pure). Invariant: `hold` returns by its limit,
+and earlier when nobody has said anything for SILENCE_NS. Effects: through ports.Agent only.
 """
 
 import logging
@@ -31,10 +31,12 @@ from hostagent.work.turns import Turns
 
 V = TypeVar("V")
 
-CALLS = 18
-"""Questions under way at once, whoever hangs: libvirt has 20 workers for everybody."""
-ROLL_CALL = 12
+ROLL_CALL = 4
+"""First questions begun at once."""
+ROLL_CALL_MOST = 12
 """First questions under way at once: more than may well hang together."""
+ROLL_CALL_PATIENCE_S = 0.015
+"""An agent tells the time within 2 ms."""
 SILENCE_NS = 2_500_000_000
 """libvirt ends a call on a silent agent after 2 s."""
 WHOLE_SECOND_NS = 1_000_000_000
@@ -73,8 +75,7 @@ class Conversations(Generic[V]):
         self._patient_until_ns = self._began_ns + SILENCE_NS
         self._patience = threading.Lock()
         self._over = threading.Event()
-        self._roll_call = threading.Semaphore(ROLL_CALL)
-        self._calls = threading.Semaphore(CALLS)
+        self._roll_call = Turns(ROLL_CALL, ROLL_CALL_MOST, ROLL_CALL_PATIENCE_S)
         self._turns = Turns()
         self._ended: queue.SimpleQueue[tuple[str, V]] = queue.SimpleQueue()
         self._talks: dict[str, _Talk] = {}
@@ -102,7 +103,7 @@ class Conversations(Generic[V]):
 
     def _talk(self, talk: _Talk, wait_ns: int) -> None:
         """In the guest's own thread."""
-        with self._roll_call:
+        with self._roll_call.take():
             move = self._ask(talk, self._next(talk))
         while wait_ns and _is_away(talk) and self._has_come(talk, wait_ns):
             time.sleep(ALMOST_S)
@@ -131,8 +132,7 @@ class Conversations(Generic[V]):
     def _answer(self, uuid: str, question: Question) -> Answer:
         """An agent whose answer breaks something is that guest's trouble alone."""
         try:
-            with self._calls:
-                return self._agent.ask(uuid, question)
+            return self._agent.ask(uuid, question)
         except Exception as error:
             log.exception("asking the agent of guest %s failed", uuid)
             return NoAnswer(refusal=Refusal.FAILED, reason=f"asking its agent failed: {error!r}")

@@ -1,4 +1,5 @@
-"""Connections for questions to agents: few, shared, and none left of a libvirt that is gone."""
+"""Connections for questions to agents: none shared, no more than needed, none left of a libvirt
+that is gone."""
 
 import threading
 from collections.abc import Sequence
@@ -7,7 +8,7 @@ from contextlib import ExitStack
 import pytest
 
 from hostagent.adapters.libvirt.agent import LibvirtAgent
-from hostagent.adapters.libvirt.agent_pool import CALLS_EACH, MOST, Line, Lines
+from hostagent.adapters.libvirt.agent_pool import MOST, Line, Lines
 from hostagent.core.clock import Answer, ClockReading, Method, Read, Set, WasSet
 from lab.host import Host
 
@@ -36,11 +37,11 @@ def lines(light_host: Host) -> Lines:
     return Lines(light_host.uri)
 
 
-def test_calls_are_spread_over_a_few_connections(lines: Lines) -> None:
+def test_no_connection_is_shared(lines: Lines) -> None:
+    """A call that hangs holds up those beside it on its connection."""
     with ExitStack() as stack:
-        lent = [stack.enter_context(lines.lend()) for _ in range(MOST * CALLS_EACH)]
-        assert len(set(map(id, lent[:MOST]))) == MOST
-        assert {lent.count(line) for line in lent} == {CALLS_EACH}
+        lent = [stack.enter_context(lines.lend()) for _ in range(MOST)]
+        assert len(set(map(id, lent))) == MOST
 
 
 def test_beyond_that_one_waits_for_a_place(lines: Lines) -> None:
@@ -51,7 +52,7 @@ def test_beyond_that_one_waits_for_a_place(lines: Lines) -> None:
             got.append(line)
 
     with ExitStack() as stack:
-        for _ in range(MOST * CALLS_EACH):
+        for _ in range(MOST):
             stack.enter_context(lines.lend())
         waiting = threading.Thread(target=take, daemon=True)
         waiting.start()
@@ -74,6 +75,18 @@ def test_a_connection_that_broke_takes_those_beside_it_with_it(lines: Lines) -> 
         lines.drop(first)
         with lines.lend() as third:
             assert third not in (first, second)
+    with lines.lend() as fourth:
+        assert fourth is third
+
+
+def test_an_old_one_that_breaks_later_takes_no_new_one_with_it(lines: Lines) -> None:
+    with lines.lend() as first, lines.lend() as second:
+        lines.drop(first)
+        with lines.lend() as third:
+            pass
+        lines.drop(second)
+        with lines.lend() as fourth:
+            assert fourth is third
 
 
 def test_who_opens_at_the_same_moment_opens_no_more(light_host: Host) -> None:
@@ -81,7 +94,7 @@ def test_who_opens_at_the_same_moment_opens_no_more(light_host: Host) -> None:
     uuids = [light_host.guest(name).uuid for name in ("g1", "g2", "g4")] * 8
     answers = _at_once(agent, uuids)
     assert [type(answer) for answer in answers] == [ClockReading] * len(uuids), answers
-    assert len(agent._lines._lines) <= MOST
+    assert len(agent._lines._free) <= MOST
 
 
 def test_after_a_restart_of_libvirt_no_old_connection_is_left(light_host: Host) -> None:
@@ -89,7 +102,7 @@ def test_after_a_restart_of_libvirt_no_old_connection_is_left(light_host: Host) 
     agent = LibvirtAgent(light_host.uri)
     uuids = [light_host.guest(name).uuid for name in ("g1", "g2", "g4")]
     _at_once(agent, uuids * 2)
-    assert len(agent._lines._lines) > 1
+    assert len(agent._lines._free) > 1
     light_host.restart_libvirtd()
     light_host.guest("g1").wait_agent()
     reading = agent.ask(uuids[0], Read())

@@ -14,6 +14,7 @@ import libvirt
 
 from hostagent.adapters.libvirt import agent_commands
 from hostagent.adapters.libvirt.agent_commands import ExecFailed, Nonsense
+from hostagent.adapters.libvirt.agent_pace import Pace
 from hostagent.adapters.libvirt.agent_pool import Line, Lines
 from hostagent.adapters.libvirt.agent_refusals import (
     NO_ANSWER,
@@ -45,8 +46,9 @@ EARLY_NS, LATE_NS = 500_000, 5_000_000
 class LibvirtAgent:
     """The agents of one libvirt's guests."""
 
-    def __init__(self, uri: str) -> None:
+    def __init__(self, uri: str, pace: Pace | None = None) -> None:
         self._lines = Lines(uri)
+        self._pace = pace or Pace()
         self._watch = AgentWatch(uri)
 
     def ask(self, uuid: str, question: Question) -> Answer:
@@ -68,9 +70,12 @@ class LibvirtAgent:
         return self._watch.wait(uuid, until_ns)
 
     def _ask(self, uuid: str, question: Question) -> Answer:
+        self._pace.keep_apart()
         with self._lines.lend() as line:
             try:
-                return _put(line.domain(uuid), question)
+                domain = line.domain(uuid)
+                with self._pace.call(uuid):
+                    return _put(domain, question)
             except libvirt.libvirtError as error:
                 self._look_after(line, uuid, error)
                 raise

@@ -1,12 +1,15 @@
-"""A few connections for questions to agents, apart from those that pause and resume.
+"""Connections for questions to agents, one for each that is under way, apart from all others.
 
-Layer: adapters. One connection serves 5 calls at a time (libvirtd.conf max_client_requests), so
-the least loaded one is taken and another opened while there are fewer than the most; beyond that
-one waits for a place, so that agents that hang hold no more of libvirt's workers. Opening can hang
-as long as libvirt does, so it happens outside of the lock. One connection that broke says that the
-daemon is gone, so all are dropped, and the next question opens another. libvirt's response timeout
-of a guest's agent is the guest's: other programs see it and may set it, there is no way to read the
-old one, and a transient guest loses it with its end (virDomainAgentSetResponseTimeout).
+Layer: adapters. One connection serves 5 calls at a time (libvirtd.conf max_client_requests), but
+calls that hang hold up the others of theirs long before: beside two or three that hung, good ones
+stalled until those were given up (seen with libvirt 9.0 in the lab). So none is shared. One that is
+free is taken, else another opened (0.6 ms) while there are fewer than the most; beyond that one
+waits for a place, so that agents that hang leave libvirt some of its workers. Opening can hang as
+long as libvirt does, so it happens outside of the lock. One connection that broke says that the
+daemon is gone, so the free ones are dropped too, and the next question opens another. libvirt's
+response timeout of a guest's agent is the guest's: other programs see it and may set it, there is
+no way to read the old one, and a transient guest loses it with its end
+(virDomainAgentSetResponseTimeout).
 """
 
 import threading
@@ -19,8 +22,8 @@ import libvirt
 
 from hostagent.adapters.libvirt.bounded import connect
 
-MOST = 4
-CALLS_EACH = 5
+MOST = 18
+"""Questions under way at once, whoever hangs: libvirt has 20 workers for everybody."""
 _kept: set[libvirt.virConnect] = set()
 """Every connection that is not known to be broken. libvirt closes one that is forgotten, and waits
 for its daemon in that; whoever forgot it last would hang with a daemon that hangs."""
@@ -41,9 +44,9 @@ class _Known:
 class Line:
     """One connection, with the guests that were looked up on it."""
 
-    def __init__(self, connection: libvirt.virConnect) -> None:
+    def __init__(self, connection: libvirt.virConnect, daemon: int) -> None:
         self.connection = connection
-        self.calls = 0
+        self.daemon = daemon
         self._known: dict[str, _Known] = {}
 
     def domain(self, uuid: str) -> libvirt.virDomain:
@@ -66,55 +69,46 @@ class Lines:
 
     def __init__(self, uri: str) -> None:
         self._uri = uri
-        self._changed = threading.Condition()
-        self._lines: list[Line] = []
-        self._opening = 0
+        self._places = threading.Semaphore(MOST)
+        self._lock = threading.Lock()
+        self._free: list[Line] = []
+        self._daemon = 0
+        """How many daemons were seen to go."""
 
     @contextmanager
     def lend(self) -> Iterator[Line]:
-        """The least loaded connection, for one call; waits where all are fully loaded. Raises
-        libvirtError where none can be had."""
-        line = self._take() or self._open()
-        try:
-            yield line
-        finally:
-            with self._changed:
-                line.calls -= 1
-                self._changed.notify_all()
+        """A connection for one call; waits while the most are lent. Raises libvirtError where none
+        can be had."""
+        with self._places:
+            line = self._take() or self._open()
+            try:
+                yield line
+            finally:
+                self._give_back(line)
 
     def drop(self, line: Line) -> None:
         """This one broke, and those beside it with it. Calls under way end by themselves."""
-        with self._changed:
-            gone = self._lines if line in self._lines else []
-            self._lines = [each for each in self._lines if each not in gone]
-            self._changed.notify_all()
+        gone: list[Line] = []
+        with self._lock:
+            if line.daemon == self._daemon:
+                self._daemon += 1
+                gone, self._free = self._free, []
         for each in gone:
             _kept.discard(each.connection)
 
     def _take(self) -> Line | None:
-        """One that is free; None where another is to be opened."""
-        with self._changed:
-            while True:
-                line = min(self._lines, key=lambda line: line.calls, default=None)
-                full = len(self._lines) + self._opening >= MOST
-                if line is not None and (line.calls == 0 or (full and line.calls < CALLS_EACH)):
-                    line.calls += 1
-                    return line
-                if not full:
-                    self._opening += 1
-                    return None
-                self._changed.wait()
+        with self._lock:
+            return self._free.pop() if self._free else None
 
     def _open(self) -> Line:
-        opened: list[Line] = []
-        try:
-            line = Line(connect(self._uri))
-            line.calls = 1
-            opened.append(line)
-            _kept.add(line.connection)
-            return line
-        finally:
-            with self._changed:
-                self._opening -= 1
-                self._lines += opened
-                self._changed.notify_all()
+        daemon = self._daemon
+        line = Line(connect(self._uri), daemon)
+        _kept.add(line.connection)
+        return line
+
+    def _give_back(self, line: Line) -> None:
+        with self._lock:
+            if line.daemon == self._daemon:
+                self._free.append(line)
+                return
+        _kept.discard(line.connection)

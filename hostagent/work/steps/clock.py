@@ -102,4 +102,5 @@ def _outcome(verdict: ClockVerdict) -> GuestOutcome:
         figures |= _figures(verdict.first, "first_")
     if verdict.last is not None:
         figures |= _figures(verdict.last)
+        figures["proven_ns"] = verdict.last.at_ns
     return GuestOutcome(result=_RESULTS[verdict.synced], reason=verdict.reason, figures=figures)
