@@ -12,7 +12,7 @@ MOST_NS = 24 * _UNITS_NS["h"]
 LONGEST_TEXT = 40
 """More digits than that are no duration, and too many for a float."""
 
-_PART = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|min|m|h)?\s*")
+_PART = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|min|m|h)?\s*", re.ASCII)
 
 
 def parse(text: str) -> int | None:
@@ -33,7 +33,7 @@ def parse(text: str) -> int | None:
 
 
 def written(duration_ns: int) -> str:
-    """The shortest text that `parse` reads as this duration, to the millisecond."""
+    """A short text that `parse` reads as this duration, to the millisecond."""
     for unit in ("h", "m", "s"):
         if duration_ns and duration_ns % _UNITS_NS[unit] == 0:
             return f"{duration_ns // _UNITS_NS[unit]}{unit}"

@@ -4,7 +4,7 @@ Layer: core. How it is written and read is in rules/policy; where it is kept (th
 metadata, so that it travels with the guest) in adapters/libvirt/metadata.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 
@@ -28,7 +28,8 @@ class OnReboot(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Policy:
-    """The policy. The defaults disturb least: a guest may be paused, and moved live only."""
+    """The policy. The defaults disturb least: a guest may be paused, and moved live only. With an
+    empty `on_reboot` a guest does not leave its host at all."""
 
     owner: str = ""
     availability_set: str = ""
@@ -39,3 +40,23 @@ class Policy:
     max_pause_ns: int | None = None
     notice_ns: int | None = None
     temporary_disks: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Home:
+    """The breadcrumb in a guest that was moved away: the host that it belongs on, and since when
+    it is away (UTC, ISO 8601; a label)."""
+
+    host_uuid: str
+    host_name: str = ""
+    since: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GuestNotes:
+    """All that is noted in a guest's metadata. `problems` are sentences about what somebody wrote
+    there that is not right; the defaults apply in its place."""
+
+    policy: Policy = field(default_factory=Policy)
+    problems: tuple[str, ...] = ()
+    home: Home | None = None
