@@ -27,7 +27,8 @@ class Method(StrEnum):
 class Disk:
     """One disk or medium. `target` is its name in the guest (vda), `source` a path, or what names
     it on a network. `shared`: both hosts reach the same storage, so nothing is copied; None where
-    that can't be told. `pool`: of a volume that is named by its pool."""
+    that can't be told. `pool`: of a volume that is named by its pool. `backing`: the files that it
+    is an overlay over, as far as they are known."""
 
     target: str
     source: str
@@ -39,13 +40,16 @@ class Disk:
     capacity_kib: int = 0
     allocation_kib: int = 0
     pool: str = ""
+    backing: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Movable:
     """A guest of the source host with all that a move depends on, as seen at one moment.
 
-    `networks` are libvirt's networks that it is plugged into; `unmovable` names devices that tie
+    `networks` are libvirt's networks that it is plugged into, `bridges` interfaces of the host by
+    name; `files` are those that it needs beside its disks (kernel, initrd, firmware); `nvram` is
+    the file of its UEFI variables, `nvram_shared` as of a disk. `unmovable` names devices that tie
     it to this host (a PCI device that is passed through, a host's own USB device ...). `snapshots`
     are the names of snapshots that libvirt has metadata of. `home` is the breadcrumb: the UUID of
     the host that it was moved away from, or empty. `frozen`: its file systems are frozen (None:
@@ -67,11 +71,14 @@ class Movable:
     emulator: str = ""
     cpu: str = ""
     networks: tuple[str, ...] = ()
+    bridges: tuple[str, ...] = ()
     disks: tuple[Disk, ...] = ()
+    files: tuple[str, ...] = ()
     unmovable: tuple[str, ...] = ()
     snapshots: tuple[str, ...] = ()
     managed_save: bool = False
     nvram: str = ""
+    nvram_shared: bool | None = None
     tpm: bool = False
     on_poweroff: str = "destroy"
     agent: bool = False
@@ -99,12 +106,15 @@ class Resident:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Room:
-    """A storage pool of a host: `path` where it is a directory, and what is free there."""
+    """A storage pool of a host: `path` where it is a directory, and what is free there. `origin`
+    names the network storage behind it: equal on two hosts, both reach the same. A room without a
+    name is a directory that is no pool's, and was looked at since a disk would go there."""
 
     name: str
     active: bool
     path: str = ""
     free_kib: int = 0
+    origin: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -136,14 +146,17 @@ class MoveHost:
 class Fit:
     """What a destination says of one guest. `cpu` and `machine` are empty where libvirt would run
     it there, else libvirt's reason. `missing` are media and shared disks that are not there;
-    `in_the_way` are paths to which a disk would have to be copied and where something is already.
-    `unknown` names what could not be looked at."""
+    `in_the_way` are paths to which a disk would have to be copied and where something is already,
+    `nowhere` directories that such a copy needs and that are not there. `shared` are the targets of
+    disks that both hosts reach. `unknown` names what could not be looked at."""
 
     guest: str
     cpu: str = ""
     machine: str = ""
     missing: tuple[str, ...] = ()
     in_the_way: tuple[str, ...] = ()
+    nowhere: tuple[str, ...] = ()
+    shared: tuple[str, ...] = ()
     unknown: tuple[str, ...] = ()
 
 
@@ -152,12 +165,15 @@ class Destination:
     """A destination that answered, the way there, and how each guest fits. `via` is its URI as the
     source's libvirt connects to it (peer to peer); `stream` is where the source's QEMU sends the
     guest (virDomainMigrateToURI3: VIR_MIGRATE_PARAM_URI), empty where libvirt is to choose;
-    `unreachable` is why there is no way, empty where one was tried and works."""
+    `unreachable` is why there is no way, empty where one was tried and works; `doubts` are what
+    could not be tried of it. A stream of unix:// is one guest's at a time: each move takes its own
+    (adapters/libvirt/addresses.stream_of)."""
 
     host: MoveHost
     via: str
     stream: str = ""
     unreachable: str = ""
+    doubts: tuple[str, ...] = ()
     fits: tuple[Fit, ...] = ()
 
     def fit(self, uuid: str) -> Fit:
