@@ -10,6 +10,7 @@ from hostagent.core.plan import Ending
 EXIT_CODES = {
     Ending.DONE: 0,
     Ending.PARTLY: 3,
+    Ending.FAILED: 1,
     Ending.BUDGET_EXCEEDED: 3,
     Ending.UPDATE_FAILED: 1,
     Ending.RESUME_FAILED: 1,

@@ -35,13 +35,20 @@ class Verb(StrEnum):
     SIGNAL = "signal"
     VERIFY = "verify"
     ROLLBACK = "rollback"
+    CORDON = "cordon"
+    MOVE = "move"
+    FIND = "find"
+    ABORT = "abort"
+    SETTLE = "settle"
+    UNCORDON = "uncordon"
 
 
 class Ending(StrEnum):
-    """How a whole run ended; the words of hostagent.run/1."""
+    """How a whole run ended; the words of hostagent.run/1 and hostagent.drain/1."""
 
     DONE = "done"
     PARTLY = "partly"
+    FAILED = "failed"
     UPDATE_FAILED = "update-failed"
     RESUME_FAILED = "resume-failed"
     BUDGET_EXCEEDED = "budget-exceeded"

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from hostagent.core.clock import Answer, Question
+from hostagent.core.host_notes import HostNotes, Note
 from hostagent.core.journal import Entry, GuestOutcome, Row
 from hostagent.core.model import Facts, Guest
 from hostagent.core.plan import Plan, PlannedGuest
@@ -141,6 +142,16 @@ class Watch(Protocol):
 
     def disarm(self, keep: Sequence[str], limit_ns: int) -> bool:
         """End the guardian, or leave it with the guests in `keep` alone; whether it confirmed."""
+
+
+class HostBook(Protocol):
+    """What this host remembers beyond single runs."""
+
+    def read(self) -> HostNotes:
+        """What is noted now. Raises OSError."""
+
+    def write(self, note: Note) -> None:
+        """Add a note and wait until it is on the disk, without limit. Raises OSError."""
 
 
 class Clock(Protocol):

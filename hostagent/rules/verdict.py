@@ -26,6 +26,7 @@ SEVERITY = (
     Ending.AMBIGUOUS,
     Ending.RESUME_FAILED,
     Ending.UPDATE_FAILED,
+    Ending.FAILED,
     Ending.INTERRUPTED,
     Ending.REFUSED,
     Ending.BUDGET_EXCEEDED,

@@ -1,0 +1,184 @@
+"""Moving guests between hosts: what to do next, for `guest migrate`, `host drain` and `restore`.
+
+Layer: rules. How far each guest is, and which rung of its ladder comes next, is in
+rules/move_standing; here it is decided what is begun. A few guests are moved at once. Invariants:
+while a move may still be under way nothing else is done with that guest; nothing is begun after a
+signal or a crash but what leaves the world in order (abort, find, settle, clocks, uncordon); each
+step of a guest is begun once, so attempts are bounded. Times in ns.
+"""
+
+from collections.abc import Iterator
+from dataclasses import asdict
+
+from hostagent.core.journal import Open, State
+from hostagent.core.move import Method
+from hostagent.core.plan import Decision, Do, Done, Ending, Step, Verb, Wait
+from hostagent.rules import clock
+from hostagent.rules.move_orders import Operation, moves_of, order_args
+from hostagent.rules.move_standing import Standing, Where, problem, standings, turn
+
+S = 1_000_000_000
+CORDON = "cordon"
+UNCORDON = "uncordon"
+FIND_LIMIT_NS = 60 * S
+CLOCK_LIMIT_NS = 8 * S
+AGENT_WAIT_NS = {Method.LIVE: 10 * S, Method.COLD: 60 * S}
+"""How long the agent of a guest that arrived is awaited: its channel comes back late, and after a
+cold move it boots first."""
+SETTLE_LIMIT_NS = 30 * S
+OVERDUE_NS = 30 * S
+"""How far a step may exceed its own limit before it counts as hanging: a step asks two hosts, and
+each may take some seconds to be given up."""
+
+
+def next(state: State, now_ns: int) -> Decision:
+    """What to do now. Pure, as rules/inplace.next."""
+    everybody = standings(state)
+    steps = [step for step in _steps(state, everybody) if not state.begun(step.key)]
+    if steps:
+        return Do(steps=tuple(steps), why=_sentence(everybody))
+    waited_for = [each for each in state.open.values() if now_ns < _overdue_ns(each)]
+    if waited_for:
+        until_ns = min(_overdue_ns(each) for each in waited_for)
+        return Wait(why=_sentence(everybody), until_ns=until_ns)
+    return _end(state, everybody)
+
+
+def is_unsettled(state: State) -> bool:
+    """Whether it is not known where a guest is: the next command asks again."""
+    return any(each.busy for each in standings(state))
+
+
+def _overdue_ns(opened: Open) -> int:
+    limit_ns = opened.step.args.get("limit_ns", 0)
+    return opened.since_ns + (limit_ns if isinstance(limit_ns, int) else 0) + OVERDUE_NS
+
+
+def _is_halted(state: State) -> bool:
+    return state.hears("signal") or state.hears("crashed")
+
+
+def _steps(state: State, everybody: tuple[Standing, ...]) -> Iterator[Step]:
+    """All steps that may be begun now, also those that were."""
+    moves = moves_of(state.plan.args)
+    drains = moves.operation is Operation.DRAIN
+    if drains and not _is_halted(state):
+        yield Step(key=turn(state, CORDON), verb=Verb.CORDON)
+    for each in everybody:
+        yield from _after(state, each, moves.operation)
+    if _is_halted(state):
+        yield from (_abort(each) for each in everybody if each.where is Where.MOVING)
+    elif _may_leave(state):
+        yield from _attempts(everybody, moves.parallel)
+    opens = drains and _is_halted(state) and state.begun(f"{CORDON}:1")
+    if (opens or moves.operation is Operation.RESTORE) and _is_at_rest(state, everybody):
+        yield Step(key=turn(state, UNCORDON), verb=Verb.UNCORDON)
+
+
+def _may_leave(state: State) -> bool:
+    """Whether guests may be moved away: a drain cordons its host first."""
+    drains = moves_of(state.plan.args).operation is Operation.DRAIN
+    return not drains or state.result(turn(state, CORDON)) == "cordoned"
+
+
+def _is_at_rest(state: State, everybody: tuple[Standing, ...]) -> bool:
+    """Whether nothing more is to be begun or awaited for any guest."""
+    waits = not _is_halted(state) and any(each.where is Where.WAITING for each in everybody)
+    busy = any(each.busy for each in everybody)
+    operation = moves_of(state.plan.args).operation
+    left = any(
+        step.key not in state.done for each in everybody for step in _after(state, each, operation)
+    )
+    return not (waits or busy or left)
+
+
+def _attempts(everybody: tuple[Standing, ...], parallel: int) -> Iterator[Step]:
+    busy = sum(each.busy for each in everybody)
+    waiting = [each for each in everybody if each.where is Where.WAITING]
+    for each in waiting[: max(parallel - busy, 0)]:
+        yield Step(
+            key=each.key,
+            verb=Verb.MOVE,
+            guests=(each.guest.uuid,),
+            args=order_args(each.order),
+        )
+
+
+def _after(state: State, each: Standing, operation: Operation) -> Iterator[Step]:
+    """What follows an attempt: asking both hosts, and what an arrived guest still needs."""
+    args = order_args(each.order)
+    uuids = (each.guest.uuid,)
+    if each.where is Where.UNCERTAIN:
+        yield Step(
+            key=each.key, verb=Verb.FIND, guests=uuids, args={**args, "limit_ns": FIND_LIMIT_NS}
+        )
+    if each.where is Where.ARRIVED:
+        yield Step(
+            key=turn(state, f"settle:{each.guest.uuid}"),
+            verb=Verb.SETTLE,
+            guests=uuids,
+            args={**args, "limit_ns": SETTLE_LIMIT_NS, "operation": str(operation)},
+            safe=True,
+        )
+        if each.order.runs and each.guest.channel:
+            yield _clock_step(state, each)
+
+
+def _abort(each: Standing) -> Step:
+    return Step(
+        key=f"abort:{each.key}",
+        verb=Verb.ABORT,
+        guests=(each.guest.uuid,),
+        args=order_args(each.order),
+        safe=True,
+    )
+
+
+def _clock_step(state: State, each: Standing) -> Step:
+    wait_ns = AGENT_WAIT_NS.get(each.order.method, 0)
+    uuid = each.guest.uuid
+    return Step(
+        key=turn(state, f"clock:{uuid}"),
+        verb=Verb.SYNC_CLOCKS,
+        guests=(uuid,),
+        args={
+            "uri": each.order.destination,
+            "limit_ns": CLOCK_LIMIT_NS + wait_ns,
+            "tasks": {uuid: asdict(clock.task(each.guest, None))},
+            "wait_ns": {uuid: wait_ns},
+        },
+    )
+
+
+def _sentence(everybody: tuple[Standing, ...]) -> str:
+    moving = [each for each in everybody if each.busy]
+    waiting = [each for each in everybody if each.where is Where.WAITING]
+    over = len(everybody) - len(moving) - len(waiting)
+    names = ", ".join(each.guest.name for each in moving) or "the next guests"
+    return f"moving {names}; {over} of {len(everybody)} done"
+
+
+def _end(state: State, everybody: tuple[Standing, ...]) -> Done:
+    for each in everybody:
+        if each.where is Where.AMBIGUOUS or each.busy:
+            reason = f"guest {each.guest.name}: {each.reason}"
+            return Done(result=Ending.AMBIGUOUS, reason=reason)
+    if _is_halted(state):
+        return Done(result=Ending.INTERRUPTED, reason="it was stopped: the same command goes on")
+    if not _may_leave(state):
+        return Done(
+            result=Ending.REFUSED, reason=f"the host was not cordoned: {_told(state, CORDON)}"
+        )
+    why = problem(state)
+    key = turn(state, UNCORDON)
+    if not why and state.begun(key) and state.result(key) != "uncordoned":
+        why = f"the host is still cordoned: {_told(state, UNCORDON)}"
+    nobody = everybody and all(each.where is Where.STAYED for each in everybody)
+    if nobody and len(everybody) == len(state.plan.guests):
+        return Done(result=Ending.FAILED, reason=why)
+    return Done(result=Ending.PARTLY if why else Ending.DONE, reason=why)
+
+
+def _told(state: State, name: str) -> str:
+    key = turn(state, name)
+    return state.done[key].outcome.reason if key in state.done else "no answer from its disk"

@@ -1,0 +1,69 @@
+"""What a plan of moves keeps: the operation, how many guests at once, and each guest's ladder.
+
+Layer: rules. To the JSON primitives of a plan's `args` and of a step's, and back.
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from enum import StrEnum
+from typing import Any
+
+from hostagent.core.codec import decode
+from hostagent.core.move import Order
+from hostagent.core.plan import Json
+
+KIND = "move"
+"""Of the plan."""
+
+
+class Operation(StrEnum):
+    """What the moves are for."""
+
+    MIGRATE = "migrate"
+    DRAIN = "drain"
+    RESTORE = "restore"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Moves:
+    """What the plan keeps in its `args`: `orders` by the guest's UUID, one a rung."""
+
+    operation: Operation
+    parallel: int
+    orders: Mapping[str, tuple[Order, ...]]
+
+
+def to_args(moves: Moves) -> dict[str, Json]:
+    """JSON primitives, so that a plan read back from a journal equals the one written."""
+    return {
+        "operation": str(moves.operation),
+        "parallel": moves.parallel,
+        "orders": {
+            uuid: [order_args(order) for order in rungs] for uuid, rungs in moves.orders.items()
+        },
+    }
+
+
+def order_args(order: Order) -> dict[str, Json]:
+    """The arguments of a step that carries this order out."""
+    args: dict[str, Json] = asdict(order)
+    args["method"] = str(order.method)
+    args["copy"] = list(order.copy)
+    args["convergence"] = [
+        {**asdict(stage), "measure": str(stage.measure)} for stage in order.convergence
+    ]
+    return args
+
+
+def moves_of(args: Mapping[str, Json]) -> Moves:
+    """The inverse of `to_args`."""
+    orders: Any = args["orders"]
+    parallel = args["parallel"]
+    assert isinstance(parallel, int)
+    return Moves(
+        operation=Operation(str(args["operation"])),
+        parallel=parallel,
+        orders={
+            uuid: tuple(decode(Order, each) for each in rungs) for uuid, rungs in orders.items()
+        },
+    )
