@@ -18,6 +18,9 @@ from hostagent.core.durations import MOST_NS, parse, written
 from hostagent.core.errors import UsageError
 from hostagent.core.policy import OnPause, OnReboot, Policy
 
+NAMESPACE = "urn:hostagent:guest:1"
+"""Of the XML in which the texts are kept. One that can't be read as this one gets another."""
+
 MOST_UPDATE_DOMAINS = 20
 LONGEST = 200
 """Characters of one value; the metadata was written by somebody else."""
