@@ -186,10 +186,10 @@ class Order:
     """One attempt at one guest. JSON primitives only: it is a step's arguments.
 
     `home` is the breadcrumb to be left in the guest (UUID of the host that it leaves;
-    `home_name` is that host's name), empty to remove it, None to leave what is there. `copy` are the targets of
-    disks that are copied. `limit_ns` bounds the attempt, `shutdown_ns` a cold move's wait for the
-    guest to shut down. `convergence` is the schedule of a live move (rules/convergence): stages by
-    the time since its beginning.
+    `home_name` is that host's name), empty to remove it, None to leave what is there. `copy` are
+    the targets of disks that are copied. `limit_ns` bounds the attempt, `shutdown_ns` a cold move's
+    wait for the guest to shut down. `convergence` is the schedule of a live move
+    (rules/convergence): stages by the time since its beginning.
     """
 
     uuid: str
