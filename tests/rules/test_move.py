@@ -1,6 +1,7 @@
 """Moves as a run: what is begun, in which order, and how it ends."""
 
 import json
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
