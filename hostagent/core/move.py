@@ -167,7 +167,7 @@ class Destination:
     guest (virDomainMigrateToURI3: VIR_MIGRATE_PARAM_URI), empty where libvirt is to choose;
     `unreachable` is why there is no way, empty where one was tried and works; `doubts` are what
     could not be tried of it. A stream of unix:// is one guest's at a time: each move takes its own
-    (adapters/libvirt/addresses.stream_of)."""
+    (adapters/libvirt/way.stream_of)."""
 
     host: MoveHost
     via: str
