@@ -96,5 +96,5 @@ def _remove_files(directory: LabDirectory, state: LabState) -> None:
         run("rm", "-rf", "--one-file-system", home)
     for entry in directory.path.iterdir():
         if entry.name not in ("lock", "state.json"):
-            entry.unlink()
+            run("rm", "-rf", "--one-file-system", entry)
     (directory.path / "state.json").unlink()

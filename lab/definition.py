@@ -1,7 +1,8 @@
 """What a lab guest is: its sort and its libvirt definition.
 
 Layer: lab. Invariants: pure text, no effects; every guest, whatever its sort, has the same ports
-for the lab (two QMP monitors, a counter, a shell), so that any can be judged by the witness.
+for the lab (two QMP monitors, a counter, a shell), so that any can be judged by the witness; a
+definition names no path of one host only, so a guest can run on any host of its lab.
 Why these machines: a q35 with a qemu64 CPU boots under software emulation everywhere; hpet as clock
 source, because on a busy machine a guest under emulation measures its TSC wrongly and its clock
 runs seconds off.
@@ -89,40 +90,15 @@ def named(specs: tuple[GuestSpec, ...], first: int) -> tuple[GuestSpec, ...]:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Ports:
-    """A guest's sockets and files on the host, all inside one directory with a short path."""
+class Files:
+    """A guest's files, in one directory that all hosts of its lab have at the same path."""
 
     directory: Path
     guest: str
 
     @property
-    def witness(self) -> Path:
-        """QMP monitor of the witness."""
-        return self.directory / f"{self.guest}.witness"
-
-    @property
-    def monitor(self) -> Path:
-        """QMP monitor for anybody else (tests, benchmarks)."""
-        return self.directory / f"{self.guest}.monitor"
-
-    @property
-    def shell(self) -> Path:
-        """The guest's second serial port, where its init takes commands."""
-        return self.directory / f"{self.guest}.shell"
-
-    @property
-    def clock(self) -> Path:
-        """Where the guest tells the time, a line for a line: a virtio port, quicker than a UART."""
-        return self.directory / f"{self.guest}.clock"
-
-    @property
-    def relay(self) -> Path:
-        """The other end of a scripted guest's agent's channel."""
-        return self.directory / f"{self.guest}.relay"
-
-    @property
     def counter(self) -> Path:
-        """What the guest counts, a line every half second."""
+        """What the guest counts, a line every half second; appended to wherever it runs."""
         return self.directory / f"{self.guest}.counter"
 
     @property
@@ -136,8 +112,45 @@ class Ports:
         return self.directory / f"{self.guest}.qcow2"
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ports:
+    """A guest's sockets on the host where it runs, inside one directory.
+
+    libvirt makes the paths, each host its own: with a path of its own in its definition a guest on
+    its way would have the same one twice, and QEMU removes its sockets' paths as it ends, so the
+    end of the one on the source would take away those of the destination (so it was seen).
+    """
+
+    directory: Path
+
+    @property
+    def witness(self) -> Path:
+        """QMP monitor of the witness."""
+        return self.directory / "halab.witness"
+
+    @property
+    def monitor(self) -> Path:
+        """QMP monitor for anybody else (tests, benchmarks)."""
+        return self.directory / "halab.monitor"
+
+    @property
+    def shell(self) -> Path:
+        """The guest's second serial port, where its init takes commands."""
+        return self.directory / "halab.shell"
+
+    @property
+    def clock(self) -> Path:
+        """Where the guest tells the time, a line for a line: a virtio port, quicker than a UART."""
+        return self.directory / "halab.clock"
+
+    @property
+    def relay(self) -> Path:
+        """The other end of a scripted guest's agent's channel."""
+        return self.directory / "halab.agent"
+
+
 def domain_xml(
-    spec: GuestSpec, *, uuid: str, accelerator: str, images: Images, ports: Ports
+    spec: GuestSpec, *, uuid: str, accelerator: str, images: Images, files: Files
 ) -> str:
     """The libvirt definition of a guest (https://libvirt.org/formatdomain.html)."""
     cpu = "<cpu mode='custom' match='exact'><model>qemu64</model></cpu>"
@@ -166,53 +179,70 @@ def domain_xml(
     <controller type='usb' model='none'/>
     <memballoon model='none'/>
     <panic model='isa'/>
-    <serial type='file'><source path='{ports.console}'/><target port='0'/></serial>
-    <serial type='unix'>
-      <source mode='bind' path='{ports.shell}'/><target port='1'/>
+    <serial type='file'>
+      <source path='{files.console}' append='on'/><target port='0'/>
     </serial>
-    <channel type='unix'>
-      <source mode='bind' path='{ports.clock}'/><target type='virtio' name='halab.clock'/>
-    </channel>
+    <serial type='null'><target port='1'/><alias name='ua-shell-tty'/></serial>
+    {_channel("halab.clock")}
     <channel type='file'>
-      <source path='{ports.counter}'/><target type='virtio' name='halab.counter'/>
+      <source path='{files.counter}' append='on'/><target type='virtio' name='halab.counter'/>
     </channel>
-    {_AGENT_CHANNEL if spec.sort.has_channel else ""}
-    {_relay(ports) if spec.sort is GuestSort.SCRIPTED else ""}
-    {_disk(ports) if spec.sort is GuestSort.DISK else ""}
+    {"".join(_carrier(name) for name in CARRIERS)}
+    {_channel(AGENT_PORT) if spec.sort.has_channel else ""}
+    {_channel("halab.agent") if spec.sort is GuestSort.SCRIPTED else ""}
+    {_disk(files) if spec.sort is GuestSort.DISK else ""}
   </devices>
   <qemu:commandline>
-    {_monitor_arguments("halab-witness", ports.witness)}
-    {_monitor_arguments("halab-monitor", ports.monitor)}
-    {"".join(f"<qemu:arg value='{escape(word)}'/>" for word in spec.qemu_arguments)}
+    {"".join(_nothing_argument(name) for name in CARRIERS)}
+    {"".join(_monitor_arguments(name) for name in ("witness", "monitor"))}
+    {_arguments(*spec.qemu_arguments)}
   </qemu:commandline>
+  <qemu:override>
+    {"".join(_leads_to(f"ua-{name}", f"halab-nothing-{name}") for name in CARRIERS)}
+    {_leads_to("ua-shell-tty", "charua-shell")}
+  </qemu:override>
 </domain>
 """
 
 
-_AGENT_CHANNEL = f"<channel type='unix'><target type='virtio' name='{AGENT_PORT}'/></channel>"
+CARRIERS = ("shell", "witness", "monitor")
+"""Sockets that libvirt only gives paths to, since it does so for channels alone. To the guest each
+is a port that leads to nothing; its socket is plugged into a serial port or a monitor."""
 
 
-def _relay(ports: Ports) -> str:
-    return (
-        f"<channel type='unix'><source mode='bind' path='{ports.relay}'/>"
-        f"<target type='virtio' name='halab.agent'/></channel>"
-    )
+def _channel(name: str) -> str:
+    """A channel whose socket gets its path from libvirt."""
+    return f"<channel type='unix'><target type='virtio' name='{name}'/></channel>"
 
 
-def _disk(ports: Ports) -> str:
+def _carrier(name: str) -> str:
+    target = f"<target type='virtio' name='halab.{name}'/>"
+    return f"<channel type='unix'>{target}<alias name='ua-{name}'/></channel>"
+
+
+def _leads_to(alias: str, socket: str) -> str:
+    """Plug another of QEMU's character devices into a device."""
+    plug = f"<qemu:property name='chardev' type='string' value='{socket}'/>"
+    frontend = f"<qemu:frontend>{plug}</qemu:frontend>"
+    return f"<qemu:device alias='{alias}'>{frontend}</qemu:device>"
+
+
+def _disk(files: Files) -> str:
     return (
         f"<disk type='file' device='disk'><driver name='qemu' type='qcow2'/>"
-        f"<source file='{ports.disk}'/><target dev='vda' bus='virtio'/></disk>"
+        f"<source file='{files.disk}'/><target dev='vda' bus='virtio'/></disk>"
     )
 
 
-def _monitor_arguments(name: str, path: Path) -> str:
-    words = (
-        "-chardev",
-        f"socket,id={name},path={path},server=on,wait=off",
-        "-mon",
-        f"chardev={name},mode=control",
-    )
+def _nothing_argument(name: str) -> str:
+    return _arguments("-chardev", f"null,id=halab-nothing-{name}")
+
+
+def _monitor_arguments(name: str) -> str:
+    return _arguments("-mon", f"chardev=charua-{name},mode=control")
+
+
+def _arguments(*words: str) -> str:
     return "".join(f"<qemu:arg value='{escape(word)}'/>" for word in words)
 
 

@@ -75,6 +75,10 @@ class FullHost(Host):
         return self.inside / "run/libvirt/libvirt-sock"
 
     @property
+    def move_uri(self) -> str:
+        return f"qemu+ssh://root@{self.name}/system"
+
+    @property
     def libvirtd_binary(self) -> Path:
         return self.root / "usr/sbin/libvirtd"
 
@@ -112,7 +116,8 @@ class FullHost(Host):
         return done.stdout
 
     def prepare(self, images: Images) -> None:
-        self.guest_directory.mkdir(parents=True)
+        self.directory.mkdir()
+        self.guest_directory.mkdir(exist_ok=True)
         self.make_disks(images)
 
     def install(self, tree: Path, names: dict[str, str]) -> None:
@@ -241,6 +246,12 @@ class FullHost(Host):
 
     def qemu_process(self, guest: str) -> ProcessId | None:
         return self._by_pid_file(f"run/libvirt/qemu/{guest}.pid")
+
+    def port_directory(self, short_name: str) -> Path:
+        return self.root / "var/lib/libvirt/qemu/channel/target" / f"domain-{short_name}"
+
+    def definition_file(self, guest: str) -> Path:
+        return self.root / "etc/libvirt/qemu" / f"{guest}.xml"
 
     def qemu_processes(self) -> list[ProcessId]:
         return [

@@ -1,8 +1,9 @@
 """A guest of the lab: start it, stop it, freeze its QEMU, ask it how it is.
 
-Layer: lab, above definition, calls and qmp; the host it lives on is given. Invariants: process and
+Layer: lab, above placed, definition, calls and qmp; its hosts are given. Invariants: process and
 monitor are found without libvirt, so a guest can be judged while libvirtd is dead or frozen; its
-clock and its counter are the guest's own, not an agent's. Effects: on the guest. Units in names.
+clock and its counter are the guest's own, not an agent's; a guest that was moved is asked where it
+is now. Effects: on the guest. Units in names.
 Errors: LabError, TimeoutError for what did not come in time.
 """
 
@@ -10,7 +11,7 @@ import itertools
 import signal
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,9 +24,9 @@ from lab.clock_port import ClockReading, read_clock
 from lab.definition import (
     AGENT_PORT,
     UTC,
+    Files,
     GuestSort,
     GuestSpec,
-    Ports,
     domain_xml,
     mixture,
     named,
@@ -33,7 +34,8 @@ from lab.definition import (
 from lab.errors import LabError
 from lab.images import Images
 from lab.inside import Hwclock, Inside
-from lab.processes import ProcessId, wait_until
+from lab.placed import Home, Placed, Where
+from lab.processes import wait_until
 from lab.qmp import ask
 
 __all__ = [
@@ -44,6 +46,7 @@ __all__ = [
     "GuestSpec",
     "Home",
     "Hwclock",
+    "Where",
     "mixture",
     "named",
 ]
@@ -53,27 +56,6 @@ BOOT_S = 90
 """Far above the 2 to 4 s of an idle machine: twenty guests share two CPUs while booting."""
 
 _keys = itertools.count(1)
-
-
-class Home(Protocol):
-    """What a guest needs of its host."""
-
-    name: str
-    accelerator: str
-
-    @property
-    def uri(self) -> str:
-        """The libvirt URI, usable from the machine itself."""
-
-    @property
-    def guest_directory(self) -> Path:
-        """Where sockets and files of guests are."""
-
-    def qemu_process(self, guest: str) -> ProcessId | None:
-        """The QEMU of a guest, found without libvirt."""
-
-    def note(self, process: ProcessId, role: str) -> None:
-        """Put a process on the lab's record."""
 
 
 class _Owned(Protocol):
@@ -97,18 +79,26 @@ class Count:
     uptime_s: float
 
 
-class Guest(Inside):
-    """One guest on one host."""
+class Guest(Inside, Placed):
+    """One guest of a lab."""
 
-    def __init__(self, host: Home, spec: GuestSpec, uuid: str, images: Images) -> None:
-        self._host = host
+    def __init__(
+        self,
+        home: Home,
+        spec: GuestSpec,
+        uuid: str,
+        images: Images,
+        fleet: Sequence[Home] | None = None,
+    ) -> None:
+        self.home = home
+        self.fleet = [home] if fleet is None else fleet
         self._images = images
         self.spec = spec
         self.uuid = uuid
-        self.ports = Ports(directory=host.guest_directory, guest=spec.name)
+        self.files = Files(directory=home.guest_directory, guest=spec.name)
 
     def __repr__(self) -> str:
-        return f"<guest {self.name} ({self.sort}) on {self._host.name}>"
+        return f"<guest {self.name} ({self.sort}) of {self.home.name}>"
 
     @property
     def name(self) -> str:
@@ -140,29 +130,29 @@ class Guest(Inside):
         return domain_xml(
             self.spec,
             uuid=self.uuid,
-            accelerator=self._host.accelerator,
+            accelerator=self.home.accelerator,
             images=self._images,
-            ports=self.ports,
+            files=self.files,
         )
 
     def call(self, what: str, work: Callable[[libvirt.virDomain], T], timeout_s: float = 30) -> T:
-        """A libvirt call on this guest, on a connection of its own, with a time limit."""
-        with connection(self._host.uri) as conn:
+        """A libvirt call on this guest where it is, on a connection of its own, with a limit."""
+        with connection(self.host.uri) as conn:
             text = f"{what} of {self.name}"
             return within(timeout_s, text, lambda: work(conn.lookupByUUIDString(self.uuid)))
 
     def define(self) -> None:
-        """Define it (again) on its host."""
-        with connection(self._host.uri) as conn:
+        """Define it (again) on its home host."""
+        with connection(self.home.uri) as conn:
             within(30, f"defining {self.name}", lambda: conn.defineXML(self.definition()))
 
     def start(self, *, wait: bool = True) -> None:
         """Power it on and, unless told otherwise, wait until it has booted."""
-        self.ports.counter.unlink(missing_ok=True)
+        self.files.counter.unlink(missing_ok=True)
         self.call("start", lambda domain: domain.create(), timeout_s=60)
         process = self.qemu()
         if process is not None:
-            self._host.note(process, f"qemu-{self.name}")
+            self.host.note(process, f"qemu-{self.name}")
         if wait:
             self.wait_booted()
 
@@ -196,10 +186,6 @@ class Guest(Inside):
             return str(ask(self.monitor_socket, "query-status", timeout_s)["status"])
         except (OSError, EOFError):
             return "off"
-
-    def qemu(self) -> ProcessId | None:
-        """Its QEMU, or None when it is off."""
-        return self._host.qemu_process(self.name)
 
     def qemu_pid(self) -> int:
         """The pid of its QEMU; LabError when it is off."""
@@ -239,7 +225,7 @@ class Guest(Inside):
 
     def _counted(self) -> list[str]:
         try:
-            text = self.ports.counter.read_text()
+            text = self.files.counter.read_text()
         except FileNotFoundError:
             return []
         return [line for line in text.split("\n")[:-1] if line.count(" ") == 2]
@@ -257,7 +243,7 @@ class Guest(Inside):
     def _counts_at_last(self) -> bool:
         """Whether it counts yet; LabError when its QEMU ended meanwhile."""
         if self.qemu() is None:
-            raise LabError(f"{self.name} ended while it booted; its console: {self.ports.console}")
+            raise LabError(f"{self.name} ended while it booted; its console: {self.files.console}")
         return self.counter() is not None
 
     def wait_agent(self, timeout_s: float = 20) -> None:

@@ -29,14 +29,16 @@ class Host(ABC):
         self.accelerator = accelerator
         self.directory = Path(record.directory)
         self.guests: list[Guest] = []
+        self.move_directory = directory.path / "m"
 
     def __repr__(self) -> str:
         return f"<host {self.name} at {self.directory}>"
 
     @property
     def guest_directory(self) -> Path:
-        """Where sockets and files of guests are."""
-        return self.directory / "g"
+        """Where files of guests are: one directory for all hosts, so that a guest finds its disk
+        at the same path wherever it runs."""
+        return self._lab.path / "g"
 
     @property
     @abstractmethod
@@ -69,6 +71,19 @@ class Host(ABC):
         """The QEMU of a guest, found without libvirt."""
 
     @abstractmethod
+    def port_directory(self, short_name: str) -> Path:
+        """Where libvirt puts the sockets of a guest that it calls this (ID-NAME) while it runs."""
+
+    @abstractmethod
+    def definition_file(self, guest: str) -> Path:
+        """Where libvirt keeps the definition of a guest of that name, as a path on the machine."""
+
+    @property
+    @abstractmethod
+    def move_uri(self) -> str:
+        """The libvirt URI by which another host of the lab reaches this one."""
+
+    @abstractmethod
     def qemu_processes(self) -> list[ProcessId]:
         """Every QEMU of this host, whether it belongs to one of its guests or not."""
 
@@ -92,7 +107,7 @@ class Host(ABC):
                     "-f",
                     "qcow2",
                     *base,
-                    guest.ports.disk,
+                    guest.files.disk,
                     home=self.directory,
                 )
 

@@ -15,7 +15,7 @@ from typing import Self
 from lab.cleanup import remove
 from lab.errors import LabBusy, LabError
 from lab.full import FullHost, control_groups, start_network
-from lab.guests import Guest, GuestSort, GuestSpec, mixture, named
+from lab.guests import Guest, GuestSort, GuestSpec, Where, mixture, named
 from lab.host import Host
 from lab.images import Images, Say, guest_images
 from lab.light import LightHost
@@ -55,7 +55,9 @@ class Lab:
         self._state = state
         self._images = images
         self._specs = {spec.name: spec for spec in specs}
-        self.hosts = [self._host(record) for record in state.hosts]
+        self.hosts: list[Host] = []
+        for record in state.hosts:
+            self.hosts.append(self._host(record))
 
     @classmethod
     def up(
@@ -137,6 +139,18 @@ class Lab:
         """The guests of all hosts."""
         return [guest for host in self.hosts for guest in host.guests]
 
+    def guest(self, name: str) -> Guest:
+        """A guest by name, wherever it is."""
+        for guest in self.guests:
+            if guest.name == name:
+                return guest
+        raise LabError(f"lab {self.name} has no guest {name}")
+
+    @staticmethod
+    def where(guest: Guest) -> Where:
+        """Which hosts run a guest, and which have it defined."""
+        return guest.where()
+
     def down(self) -> list[str]:
         """Take it away and let go of the lock; says what was there."""
         return _remove(self._directory)
@@ -161,7 +175,7 @@ class Lab:
             spec = self._specs.get(guest.name) or GuestSpec(
                 sort=GuestSort(guest.sort), name=guest.name, memory_mib=guest.memory_mib
             )
-            host.guests.append(Guest(host, spec, guest.uuid, self._images))
+            host.guests.append(Guest(host, spec, guest.uuid, self._images, self.hosts))
         return host
 
     def _bring_up(self, say: Say) -> None:

@@ -54,6 +54,10 @@ class LightHost(Host):
         return self._runtime / "libvirt" / "libvirt-sock"
 
     @property
+    def move_uri(self) -> str:
+        return f"qemu+unix:///session?socket={self.socket}"
+
+    @property
     def pid_file(self) -> Path:
         """libvirtd's pid file, beside its socket."""
         return self._runtime / "libvirt" / "libvirtd.pid"
@@ -92,7 +96,8 @@ class LightHost(Host):
         self.directory.mkdir(parents=True, exist_ok=True)
         make_runtime_directory(self._runtime)
         parts = (self._config, self._capabilities, self.directory / "d")
-        for part in (*parts, self.guest_directory, self.libvirtd_binary.parent):
+        shared = (self.guest_directory, self.move_directory)
+        for part in (*parts, *shared, self.libvirtd_binary.parent):
             part.mkdir(parents=True, exist_ok=True)
         settings = LIBVIRTD_CONF.format(uuid=self.uuid, directory=self.directory)
         (self._config / "libvirtd.conf").write_text(settings)
@@ -109,8 +114,9 @@ class LightHost(Host):
         uid, gid = ordinary_user()
         self._runtime.chmod(0o700)
         os.chown(self._runtime, uid, gid)
-        for path in (self.directory, *self.directory.rglob("*")):
-            os.chown(path, uid, gid, follow_symlinks=False)
+        for top in (self.directory, self.guest_directory, self.move_directory):
+            for path in (top, *top.rglob("*")):
+                os.chown(path, uid, gid, follow_symlinks=False)
 
     def replace_libvirtd_binary(self) -> None:
         """Put a fresh copy of the daemon in place of the host's own, as a package update does.
@@ -157,3 +163,9 @@ class LightHost(Host):
         file = self._runtime / "libvirt" / "qemu" / "run" / f"{guest}.pid"
         process = read_pid_file(file)
         return process if process is not None and lives_in(process, self.directory) else None
+
+    def port_directory(self, short_name: str) -> Path:
+        return self._config / "qemu" / "channel" / "target" / f"domain-{short_name}"
+
+    def definition_file(self, guest: str) -> Path:
+        return self._config / "qemu" / f"{guest}.xml"

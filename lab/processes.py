@@ -113,14 +113,14 @@ def lives_in(process: ProcessId, home: Path) -> bool:
 
     Its environment says so (libvirt passes HOME on to QEMU). Where that may not be read (root in a
     container, without CAP_SYS_PTRACE, asking for another user's process), its arguments do: the
-    host's own libvirtd is started by its path, and QEMU has sockets of the lab. A program that
-    merely reads a file of the host does not count.
+    host's own libvirtd is started by its path, and QEMU has a key in a file of libvirt's. A program
+    that merely reads a file of the host does not count.
     """
     if str(home) in {environment(process).get(mark) for mark in ("HOME", "HALAB_HOST")}:
         return True
     words = command_line(process)
     started = bool(words) and words[0].startswith(f"{home}/")
-    return started or any(f",path={home}/" in word for word in words)
+    return started or any(f'"file":"{home}/' in word for word in words)
 
 
 def wait_until(condition: Callable[[], bool], timeout_s: float, what: str) -> None:

@@ -185,7 +185,8 @@ def test_a_guest_that_migrates_away(
     assert ended.guest(guest.name)["result"] == "skipped"
     reason = ended.guest(guest.name)["reason"]
     assert "migrated" in reason or "not on this host" in reason
-    assert ask(there.guest_directory / f"{guest.name}.monitor", "query-status")["running"]
+    assert guest.hosts_running() == [there.name]
+    assert guest.status() == "running"
     assert [event.name for event in seen.events if event.name == "RESUME"] == []
     with connection(there.uri) as conn:
         conn.lookupByUUIDString(guest.uuid).destroy()
