@@ -8,6 +8,7 @@ monotonic. Errors: LibvirtUnreachableError where a name has no address.
 """
 
 import ipaddress
+import re
 import socket
 import subprocess
 import time
@@ -22,6 +23,9 @@ from hostagent.core.errors import LibvirtUnreachableError
 SSH = frozenset({"ssh", "libssh", "libssh2"})
 PORTS = {"": 16514, "tls": 16514, "tcp": 16509} | dict.fromkeys(SSH, 22)
 """By transport; a remote URI without one means TLS."""
+
+_UNRESOLVED = re.compile(r"resolve (host|address)|name or service not known", re.IGNORECASE)
+"""In the words of libvirt and of ssh."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,11 +56,13 @@ def quiet(uri: str) -> str:
     return parts._replace(query=query).geturl()
 
 
-def cure(uri: str) -> str:
-    """What to look at where there is no connection to this URI."""
+def cure(uri: str, said: str = "") -> str:
+    """What to look at where there is no connection to this URI; `said` is the error."""
     parts = urlsplit(uri)
     host, kind = parts.hostname or "", transport(uri)
     look = f"see what `virsh -c '{uri}' version` says"
+    if _UNRESOLVED.search(said):
+        return _named(host)
     if is_local(uri):
         return f"start that libvirt (`systemctl start libvirtd`), or name its socket; {look}"
     if kind in SSH:
@@ -69,6 +75,10 @@ def cure(uri: str) -> str:
     return (
         f"libvirtd-tls.socket must be active on {host}, its port open, and the certificates valid"
     )
+
+
+def _named(host: str) -> str:
+    return f"put {host} into DNS or this host's /etc/hosts, or name it by its address"
 
 
 def bracketed(address: str) -> str:
@@ -116,7 +126,7 @@ def resolved(host: str, until_ns: int) -> Sequence[str]:
         told = "the resolver did not answer in time" if late else str(error).partition("] ")[2]
         raise LibvirtUnreachableError(
             f"{host} has no address that is known here ({told or error})",
-            hint=f"put {host} into DNS or this host's /etc/hosts, or name it by its address",
+            hint=_named(host),
         ) from None
     texts = list(dict.fromkeys(_texts(entry[4] for entry in found)))
     if not texts:

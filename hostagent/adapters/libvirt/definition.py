@@ -10,6 +10,9 @@ import xml.etree.ElementTree as ET
 from dataclasses import dataclass
 
 from hostagent.adapters.libvirt import ties
+from hostagent.adapters.libvirt.guests import agent_state, clock_definition
+from hostagent.core.clock import ClockDefinition
+from hostagent.core.model import AgentState
 from hostagent.core.move import Disk
 
 MEDIA = frozenset({"cdrom", "floppy"})
@@ -43,6 +46,8 @@ class Definition:
     nvram: str
     tpm: bool
     on_poweroff: str
+    channel: bool
+    clock: ClockDefinition
     job: str
 
 
@@ -69,6 +74,8 @@ def read(description: str, migratable: str = "") -> Definition:
         nvram=domain.findtext("os/nvram", "") or _source(domain.find("os/nvram/source")),
         tpm=domain.find("devices/tpm/backend[@type='emulator']") is not None,
         on_poweroff=domain.findtext("on_poweroff", "destroy"),
+        channel=agent_state(description) is not AgentState.NONE,
+        clock=clock_definition(description),
         job=_block_job(domain),
     )
 
