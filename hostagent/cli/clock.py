@@ -91,7 +91,7 @@ def sync(
 
     site = Site(globals_.uri, globals_.state_dir)
     report = site.sync_clocks(guests, terms, say=Progress(quiet=globals_.quiet).say)
-    _show_report(globals_, report)
+    show_report(globals_, report)
     return exit_code(report.result, report.signal)
 
 
@@ -176,16 +176,10 @@ def _show_forecast(globals_: Globals, found: _Seen) -> None:
         show_warnings(found.warnings)
 
 
-def _show_report(globals_: Globals, report: "ClockSyncReport") -> None:
+def show_report(globals_: Globals, report: "ClockSyncReport") -> None:
     """What a sync did."""
     if globals_.as_json:
-        document = _document(
-            _host(report.host, report.host_uuid),
-            changed=report.changed,
-            warnings=report.warnings,
-            guests=report.guests,
-        )
-        show_json({**document, "run": report.run, "result": report.result, "reason": report.reason})
+        show_json(report_to_json(report))
         return
     rows = [
         [each.name, _WORDS[each.clock.synced], offset(each.clock.offset_before_s), *_row(each)[1:]]
@@ -195,6 +189,17 @@ def _show_report(globals_: Globals, report: "ClockSyncReport") -> None:
     click.echo(plain(f"{report.result}{': ' if report.reason else ''}{report.reason}"))
     if not globals_.quiet:
         show_warnings(report.warnings)
+
+
+def report_to_json(report: "ClockSyncReport") -> dict[str, Any]:
+    """hostagent.clock/1 of a sync."""
+    document = _document(
+        _host(report.host, report.host_uuid),
+        changed=report.changed,
+        warnings=report.warnings,
+        guests=report.guests,
+    )
+    return {**document, "run": report.run, "result": report.result, "reason": report.reason}
 
 
 _WORDS = {True: "right", False: "unsynced", None: "left"}

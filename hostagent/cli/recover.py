@@ -3,16 +3,23 @@
 Layer: cli. Works while libvirtd is dead: journal and lock say all that is needed.
 """
 
+from typing import Any
+
 import click
 
+from hostagent.cli import clock, move_report, run_report
 from hostagent.cli.exits import EXIT_CODES
 from hostagent.cli.globals import Globals
 from hostagent.cli.messages import show_json
 from hostagent.cli.progress import Progress
-from hostagent.cli.run_report import report_to_json, show_report
 from hostagent.cli.tables import plain
 from hostagent.core.plan import Ending
+from hostagent.rules.clock_sync import ClockSyncReport
+from hostagent.rules.move_report import MoveReport
+from hostagent.rules.report import RunReport
 from hostagent.rules.verdict import SEVERITY
+
+Report = RunReport | ClockSyncReport | MoveReport
 
 
 @click.command()
@@ -31,16 +38,36 @@ def recover(globals_: Globals, dry_run: bool) -> int:
         return 0
     reports = site.recover(say=Progress(quiet=globals_.quiet).say)
     if globals_.as_json:
-        runs = [report_to_json(report) for report in reports]
+        runs = [_to_json(report) for report in reports]
         head = {"schema": "hostagent.recover/1", "changed": bool(runs), "warnings": []}
         show_json({**head, "runs": runs})
     else:
         for report in reports:
             click.echo(f"Run {report.run}:")
-            show_report(globals_, report)
+            _show(globals_, report)
         if not reports:
             click.echo("Nothing to recover.")
     return _exit_code([Ending(report.result) for report in reports])
+
+
+def _show(globals_: Globals, report: Report) -> None:
+    match report:
+        case RunReport():
+            run_report.show_report(globals_, report)
+        case ClockSyncReport():
+            clock.show_report(globals_, report)
+        case MoveReport():
+            move_report.show_report(globals_, report)
+
+
+def _to_json(report: Report) -> dict[str, Any]:
+    match report:
+        case RunReport():
+            return run_report.report_to_json(report)
+        case ClockSyncReport():
+            return clock.report_to_json(report)
+        case MoveReport():
+            return move_report.report_to_json(report)
 
 
 def _exit_code(endings: list[Ending]) -> int:

@@ -31,12 +31,14 @@ class Uncordoned:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WentAway:
-    """A guest of this host now lives on another. `uri` is how that host is reached from here."""
+    """A guest of this host now lives on another. `uri` is how that host is reached from here,
+    `left` are the paths here of its disks that were copied: a restore writes back onto them."""
 
     uuid: str
     name: str
     uri: str
     run: str
+    left: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,6 +8,7 @@ in KiB are libvirt's own (virDomainInfo, virNodeInfo). Deliberately absent: how 
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from hostagent.core.clock import ClockDefinition
 from hostagent.core.model import GuestState
 from hostagent.core.policy import Policy
 
@@ -52,7 +53,8 @@ class Movable:
     the file of its UEFI variables, `nvram_shared` as of a disk. `unmovable` names devices that tie
     it to this host (a PCI device that is passed through, a host's own USB device ...). `snapshots`
     are the names of snapshots that libvirt has metadata of. `home` is the breadcrumb: the UUID of
-    the host that it was moved away from, or empty. `frozen`: its file systems are frozen (None:
+    the host that it was moved away from, or empty. `channel`: it has an agent's channel; `agent`:
+    and an agent is connected to it. `frozen`: its file systems are frozen (None:
     not known). `problems` are those of its policy, as somebody else wrote it.
     """
 
@@ -82,6 +84,8 @@ class Movable:
     tpm: bool = False
     on_poweroff: str = "destroy"
     agent: bool = False
+    channel: bool = False
+    clock: ClockDefinition = field(default_factory=ClockDefinition)
     frozen: bool | None = None
     home: str = ""
     policy: Policy = field(default_factory=Policy)
@@ -187,9 +191,9 @@ class Order:
 
     `home` is the breadcrumb to be left in the guest (UUID of the host that it leaves;
     `home_name` is that host's name), empty to remove it, None to leave what is there. `copy` are
-    the targets of disks that are copied. `limit_ns` bounds the attempt, `shutdown_ns` a cold move's
-    wait for the guest to shut down. `convergence` is the schedule of a live move
-    (rules/convergence): stages by the time since its beginning.
+    the targets of disks that are copied, `left` the paths at which those stay behind. `limit_ns`
+    bounds the attempt, `shutdown_ns` a cold move's wait for the guest to shut down. `convergence`
+    is the schedule of a live move (rules/convergence): stages by the time since its beginning.
     """
 
     uuid: str
@@ -205,6 +209,7 @@ class Order:
     home: str | None = None
     home_name: str = ""
     copy: tuple[str, ...] = ()
+    left: tuple[str, ...] = ()
     delete_source_disks: bool = False
     bandwidth_mib_s: int = 0
     limit_ns: int

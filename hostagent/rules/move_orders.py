@@ -49,6 +49,7 @@ def order_args(order: Order) -> dict[str, Json]:
     args: dict[str, Json] = asdict(order)
     args["method"] = str(order.method)
     args["copy"] = list(order.copy)
+    args["left"] = list(order.left)
     args["convergence"] = [
         {**asdict(stage), "measure": str(stage.measure)} for stage in order.convergence
     ]

@@ -13,6 +13,8 @@ from pathlib import Path
 
 from hostagent.adapters import run_files
 from hostagent.adapters.host.command import HostCommand
+from hostagent.adapters.host_file import HostFile
+from hostagent.adapters.journal_file import boot_id
 from hostagent.adapters.libvirt.agent import LibvirtAgent
 from hostagent.adapters.libvirt.guests import LibvirtGuests
 from hostagent.adapters.libvirt.pause import LibvirtPauser
@@ -20,15 +22,20 @@ from hostagent.adapters.run_files import RunFiles
 from hostagent.core.errors import RefusedError
 from hostagent.core.journal import Heard, Planned, State, start
 from hostagent.core.plan import Plan, Verb
-from hostagent.core.ports import Journal, Watch
-from hostagent.rules import clock_sync, inplace
+from hostagent.core.ports import HostBook, Journal, Watch
+from hostagent.rules import clock_sync, inplace, move, move_orders, move_report, report
+from hostagent.rules.clock_sync import ClockSyncReport
+from hostagent.rules.move_report import MoveReport
+from hostagent.rules.move_standing import standings
 from hostagent.rules.progress import Progress
+from hostagent.rules.report import RunReport
 from hostagent.work import recovery
 from hostagent.work.fence import Fence
 from hostagent.work.runner import Decide, Inbox, Runner, Steps
 from hostagent.work.steps.clock import ReadClocks, SyncClocks
 from hostagent.work.steps.command import Apply, Cancel, Commands, Launch, RunCommand, Signal
 from hostagent.work.steps.guests import AwaitJobs, Census
+from hostagent.work.steps.move import Abort, Cordon, Find, Move, Settle, Uncordon
 from hostagent.work.steps.pause import Pause, PauseWork, Resume
 from hostagent.work.steps.watch import Arm, Disarm
 
@@ -41,20 +48,51 @@ LAST_SYNC_LIMIT_S = 2.0
 """How long the end of a run waits for the disk; guests run, and recovery would find that out."""
 
 
+Report = RunReport | ClockSyncReport | MoveReport
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Kind:
-    """What differs between kinds of run."""
+    """What differs between kinds of run. `left` says what one without an end has left."""
 
     decide: Decide
     has_guests_to_bring_back: Callable[[State], bool]
+    report: Callable[[State, int], Report]
+    left: Callable[[State], str]
+
+
+def _left_paused(state: State) -> str:
+    progress = Progress(state)
+    names = [guest.name for guest in progress.guests if guest.uuid in progress.to_resume]
+    if not names or state.boot_id != boot_id():  # no process that it knew is left
+        return "no guest is paused by it"
+    return f"guests that may be paused: {', '.join(names)}"
+
+
+def _left_moving(state: State) -> str:
+    names = [each.guest.name for each in standings(state) if each.busy]
+    return f"guests that may be on their way: {', '.join(names)}" if names else "no guest is moving"
 
 
 KINDS = {
     "inplace": Kind(
         decide=inplace.next,
         has_guests_to_bring_back=lambda state: bool(Progress(state).to_resume),
+        report=report.report,
+        left=_left_paused,
     ),
-    clock_sync.KIND: Kind(decide=clock_sync.next, has_guests_to_bring_back=lambda _state: False),
+    clock_sync.KIND: Kind(
+        decide=clock_sync.next,
+        has_guests_to_bring_back=lambda _state: False,
+        report=clock_sync.report,
+        left=lambda _state: "no guest is paused by it",
+    ),
+    move_orders.KIND: Kind(
+        decide=move.next,
+        has_guests_to_bring_back=move.is_unsettled,
+        report=move_report.report,
+        left=_left_moving,
+    ),
 }
 """By the plan's kind."""
 
@@ -97,7 +135,12 @@ def finish(
 
 
 def workers(
-    plan: Plan, watch: Watch, command: HostCommand, tell: Callable[[Heard], None] | None = None
+    files: RunFiles,
+    plan: Plan,
+    watch: Watch,
+    command: HostCommand,
+    say: Say,
+    tell: Callable[[Heard], None] | None = None,
 ) -> Steps:
     """The workers of one run. `tell` is not needed to finish one: recovery begins no command."""
     fence = Fence()
@@ -110,7 +153,7 @@ def workers(
         Verb.PREPARE: running,
         Verb.AWAIT_JOBS: AwaitJobs(guests),
         Verb.READ_CLOCKS: ReadClocks(agent),
-        Verb.SYNC_CLOCKS: SyncClocks(agent),
+        Verb.SYNC_CLOCKS: SyncClocks(lambda uri: LibvirtAgent(uri) if uri else agent),
         Verb.LAUNCH: Launch(commands),
         Verb.ARM: Arm(pausing, plan),
         Verb.PAUSE: Pause(pausing),
@@ -122,6 +165,25 @@ def workers(
         Verb.SIGNAL: Signal(commands),
         Verb.VERIFY: running,
         Verb.ROLLBACK: running,
+        **(
+            _move_workers(plan, HostFile(files.state_dir, plan.host.uuid), say)
+            if plan.kind == "move"
+            else {}
+        ),
+    }
+
+
+def _move_workers(plan: Plan, book: HostBook, say: Say) -> Steps:
+    from hostagent.adapters.libvirt.move import LibvirtMover
+
+    mover = LibvirtMover()
+    return {
+        Verb.CORDON: Cordon(book),
+        Verb.MOVE: Move(mover, say),
+        Verb.FIND: Find(mover),
+        Verb.ABORT: Abort(mover),
+        Verb.SETTLE: Settle(mover, book, plan.run),
+        Verb.UNCORDON: Uncordon(book),
     }
 
 

@@ -18,7 +18,7 @@ from hostagent.adapters.host.command import HostCommand
 from hostagent.adapters.host.facts import read_clock
 from hostagent.adapters.host.locks import RunLock, holders, ourselves
 from hostagent.adapters.host.signals import put_off, told_to
-from hostagent.adapters.journal_file import JournalFile, MemoryJournal, boot_id
+from hostagent.adapters.journal_file import JournalFile, MemoryJournal
 from hostagent.adapters.libvirt import uri
 from hostagent.adapters.libvirt.guests import LibvirtGuests
 from hostagent.adapters.run_files import RunFiles
@@ -29,10 +29,9 @@ from hostagent.core.plan import Plan
 from hostagent.rules import clock_sync
 from hostagent.rules import request as requests
 from hostagent.rules.clock_sync import ClockSyncReport, ClockTerms
-from hostagent.rules.progress import Progress
 from hostagent.rules.report import RunReport, report
 from hostagent.rules.request import Request
-from hostagent.wiring.running import KINDS, OpenJournal, Say, begin, finish, workers
+from hostagent.wiring.running import KINDS, OpenJournal, Report, Say, begin, finish, workers
 from hostagent.work import recovery
 from hostagent.work.runner import Inbox
 
@@ -60,37 +59,37 @@ class Site:
         self, uri: str, state_dir: Path | None = None, open_journal: OpenJournal = JournalFile
     ) -> None:
         self._uri = uri
-        self._state_dir = (state_dir or run_files.default_state_dir()).absolute()
+        self.state_dir = (state_dir or run_files.default_state_dir()).absolute()
         self._open_journal = open_journal
 
     def plan(self, request: Request) -> Plan:
         """What a run would do; nothing is locked, brought back or changed."""
-        return requests.plan(_new_run(), request, self._facts())
+        return requests.plan(new_run(), request, self.facts())
 
     def run(self, request: Request, *, output: int | None, say: Say) -> RunReport:
         """Carry a run out. `output` is where its commands write (None: where we do). Raises
         RefusedError and its kinds while nothing was changed."""
-        state = self._carry_out(
-            lambda facts: requests.plan(_new_run(), request, facts), output=output, say=say
+        state = self.carry_out(
+            lambda facts: requests.plan(new_run(), request, facts), output=output, say=say
         )
         return report(state, time.monotonic_ns())
 
     def clock_plan(self, selectors: Sequence[str], terms: ClockTerms) -> Plan:
         """What `clock sync` would look at; nothing is changed."""
-        return clock_sync.plan(_new_run(), selectors, terms, self._facts())
+        return clock_sync.plan(new_run(), selectors, terms, self.facts())
 
     def sync_clocks(
         self, selectors: Sequence[str], terms: ClockTerms, *, say: Say
     ) -> ClockSyncReport:
         """Set the clocks of these guests, or of all. Raises as `run`."""
-        state = self._carry_out(
-            lambda facts: clock_sync.plan(_new_run(), selectors, terms, facts),
+        state = self.carry_out(
+            lambda facts: clock_sync.plan(new_run(), selectors, terms, facts),
             output=None,
             say=say,
         )
         return clock_sync.report(state, time.monotonic_ns())
 
-    def recover(self, *, say: Say) -> list[RunReport]:
+    def recover(self, *, say: Say) -> list[Report]:
         """Finish every run that was left unfinished. Raises RefusedError where one is under way,
         after what was left on other hosts of this machine is brought back."""
         reports, refused = [], None
@@ -113,36 +112,37 @@ class Site:
             for files, state in self._all_left()
         ]
 
-    def _carry_out(
+    def carry_out(
         self, plan_for: Callable[[Facts], Plan], *, output: int | None, say: Say
     ) -> State:
         """Any run, from the lock to its end: its last state."""
         with self._locked(self._host_uuid(say)) as lock:
             with put_off():
                 self._bring_back(lock, say)
-            plan = plan_for(self._facts())
-            run_files.tidy(self._state_dir)
-            files = RunFiles(state_dir=self._state_dir, run=plan.run)
+            plan = plan_for(self.facts())
+            run_files.tidy(self.state_dir)
+            files = RunFiles(state_dir=self.state_dir, run=plan.run)
             inbox: Inbox = queue.SimpleQueue()
             with told_to(inbox.put):  # from the first row on, so that a stopped run has its end
                 journal, state = begin(files, plan, self._open_journal)
-                lock.name(ourselves(plan.run, self._state_dir))
+                lock.name(ourselves(plan.run, self.state_dir))
                 watch = GuardianWatch(files, lock.guardian_path, inbox.put)
-                steps = workers(plan, watch, HostCommand(output), inbox.put)
+                steps = workers(files, plan, watch, HostCommand(output), say, inbox.put)
                 state = finish(files, journal, state, steps, say, inbox)
                 if _is_over(state):
                     lock.name(None)
                 return state
 
-    def _facts(self) -> Facts:
+    def facts(self) -> Facts:
+        """This host and its guests now, and what earlier runs left. Raises RefusedError."""
         facts = LibvirtGuests(self._uri).facts()
         return replace(
             facts,
             host=replace(facts.host, clock_synchronised=read_clock().synchronised),
-            held=run_files.held_guests(self._state_dir),
+            held=run_files.held_guests(self.state_dir),
             running_commands={
                 command.pid: line
-                for command, line in run_files.living_commands(self._state_dir, facts.host.uuid)
+                for command, line in run_files.living_commands(self.state_dir, facts.host.uuid)
             },
         )
 
@@ -167,9 +167,9 @@ class Site:
     def _all_left(self) -> Iterator[tuple[RunFiles, State]]:
         """Unfinished runs of this state directory, and of those that a lock's text names: the run
         that died with it may have been given another. Asks libvirt nothing: it may be dead."""
-        yield from self._left(self._state_dir)
+        yield from self._left(self.state_dir)
         for host_uuid, holder in holders():
-            if Path(holder.state_dir) != self._state_dir:
+            if Path(holder.state_dir) != self.state_dir:
                 for files, state in self._left(Path(holder.state_dir)):
                     host = state.plan.host
                     if host.uuid == host_uuid and uri.may_be_same(self._uri, host.uri):
@@ -180,9 +180,9 @@ class Site:
             with contextlib.suppress(OSError, JournalError):
                 yield files, files.state()
 
-    def _bring_back(self, lock: RunLock, say: Say) -> list[RunReport]:
+    def _bring_back(self, lock: RunLock, say: Say) -> list[Report]:
         """Finish the runs of this host that were left unfinished, in whatever state directory."""
-        places = [self._state_dir]
+        places = [self.state_dir]
         if lock.left_by is not None and Path(lock.left_by.state_dir) not in places:
             places.append(Path(lock.left_by.state_dir))
         ends: list[State] = []
@@ -201,7 +201,7 @@ class Site:
         if len(over) == len(ends) and not left_alone:
             lock.name(None)
         now_ns = time.monotonic_ns()
-        return [report(state, now_ns) for state in ends if state.plan.kind == "inplace"]
+        return [KINDS[state.plan.kind].report(state, now_ns) for state in ends]
 
     def _take_over(self, files: RunFiles, state: State, say: Say) -> State:
         say(f"bringing back what run {files.run} left")
@@ -210,7 +210,7 @@ class Site:
         except OSError as error:
             say(f"{files.journal} can't be written ({error.strerror}); bringing guests back anyway")
             journal = MemoryJournal()
-        steps = workers(state.plan, NoGuardian(), HostCommand())
+        steps = workers(files, state.plan, NoGuardian(), HostCommand(), say)
         rows = [*run_files.guardian_rows(files), *run_files.let_go_rows(files)]
         state = recovery.take_over(state, journal, steps, rows)
         return finish(files, journal, state, steps, say)
@@ -232,18 +232,14 @@ def _is_over(state: State) -> bool:
     return not KINDS[state.plan.kind].has_guests_to_bring_back(state)
 
 
-def _new_run() -> str:
+def new_run() -> str:
     """A run's name: when it began, and which process, so that names sort by time."""
     return f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{os.getpid()}"
 
 
 def _unfinished(run: str, state: State, pid: int | None) -> Unfinished:
     """`pid` is the process that drives it, if that lives."""
-    progress = Progress(state)
-    names = [guest.name for guest in progress.guests if guest.uuid in progress.to_resume]
-    if state.boot_id != boot_id():  # no process that it knew is left
-        names = []
-    what = f"guests that may be paused: {', '.join(names)}" if names else "no guest is paused by it"
+    what = KINDS[state.plan.kind].left(state)
     sentence = f"run {run} has no end; {what}; `hostagent recover` finishes it"
     if pid is not None:
         sentence = f"run {run} is under way (pid {pid}); {what}"

@@ -44,7 +44,7 @@ def test_a_clock_that_was_set_has_its_offsets_from_before_and_after() -> None:
         guests=("uuid-a", "uuid-b"),
         args={"limit_ns": 5 * S, "tasks": tasks, "wait_ns": {}},
     )
-    outcome = SyncClocks(agents).do(step)
+    outcome = SyncClocks(lambda _uri: agents).do(step)
     synced, away = outcome.guests["uuid-a"], outcome.guests["uuid-b"]
     assert synced.result == "synced"
     assert synced.figures["first_offset_ns"] == -3 * S
@@ -62,7 +62,7 @@ def test_a_task_travels_through_the_journal() -> None:
     task = ClockTask(keep_ns=90_003 * S, purpose="a test", trusted=True)
     args = {"limit_ns": 5 * S, "tasks": {"uuid-a": asdict(task)}, "wait_ns": {}}
     step = Step(key="clocks", verb=Verb.SYNC_CLOCKS, guests=("uuid-a",), args=args)
-    outcome = SyncClocks(agents).do(step)
+    outcome = SyncClocks(lambda _uri: agents).do(step)
     (question,) = [each for _, each in agents.log if isinstance(each, Set)]
     assert question.ahead_ns == 90_003 * S + MS // 4
     assert "purpose" in outcome.guests["uuid-a"].reason

@@ -56,6 +56,14 @@ def read() -> HostFacts:
     )
 
 
+def idle_cpus(over_s: float = 0.2) -> float:
+    """How many CPUs of this host have nothing to do, measured over this time."""
+    import psutil
+
+    busy_percent: float = psutil.cpu_percent(interval=over_s)
+    return (psutil.cpu_count() or 1) * (1 - busy_percent / 100)
+
+
 def read_clock() -> HostClock:
     """The state of the kernel's clock by adjtimex(2) with modes 0, which sets nothing."""
     import ctypes  # as above

@@ -6,7 +6,7 @@ questions of all guests are asked (work/conversations). A guest whose agent does
 figure and a reason, and delays nobody. Effects: `SyncClocks` sets guests' clocks.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from hostagent.core.clock import ClockReading, Exchange, NoAnswer, Question, Read
@@ -42,14 +42,17 @@ class ReadClocks:
 
 class SyncClocks:
     """Sets each clock that is off and proves it by reading it again. `args`: `limit_ns`, `tasks`
-    (rules/clock.ClockTask by uuid) and `wait_ns` (by uuid: how long an absent agent is awaited).
+    (rules/clock.ClockTask by uuid), `wait_ns` (by uuid: how long an absent agent is awaited) and
+    `uri` of the host on which these guests are (absent for this host).
 
     Nothing is done twice by a crash in mid-step: what is set is an absolute time."""
 
-    def __init__(self, agent: Agent) -> None:
-        self._agent = agent
+    def __init__(self, agent_on: Callable[[str], Agent]) -> None:
+        """`agent_on` gives the agents of a host by its URI; an empty one means this host."""
+        self._agent_on = agent_on
 
     def do(self, step: Step) -> Outcome:
+        agent = self._agent_on(str(step.args.get("uri", "")))
         tasks: Any = step.args["tasks"]
         waits: Any = step.args.get("wait_ns", {})
         wanted = {uuid: decode(ClockTask, task) for uuid, task in tasks.items()}
@@ -57,7 +60,7 @@ class SyncClocks:
         def decide(uuid: str, history: Sequence[Exchange], left_ns: int) -> Question | ClockVerdict:
             return clock.next(wanted[uuid], history, left_ns)
 
-        talks = Conversations[ClockVerdict](self._agent, decide, _limit_ns(step))
+        talks = Conversations[ClockVerdict](agent, decide, _limit_ns(step))
         ends = talks.hold(step.guests, waits)
         guests = {uuid: _outcome(verdict) for uuid, verdict in ends.items()}
         return Outcome(key=step.key, result="over", guests=guests)

@@ -85,7 +85,13 @@ class Settle:
         operation = Operation(str(step.args["operation"]))
         if operation is Operation.DRAIN:
             self._book.write(
-                WentAway(uuid=order.uuid, name=order.name, uri=order.destination, run=self._run)
+                WentAway(
+                    uuid=order.uuid,
+                    name=order.name,
+                    uri=order.destination,
+                    run=self._run,
+                    left=() if order.delete_source_disks else order.left,
+                )
             )
         outcome = self._mover.settle(order)
         if operation is Operation.RESTORE:

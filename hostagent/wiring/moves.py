@@ -1,0 +1,202 @@
+"""Moving guests: reads both hosts, plans, and carries the plan out as a run of this host.
+
+Order of every command that moves something: lock -> what earlier runs left is finished -> facts of
+all hosts -> plan -> run. Plans alone (--dry-run) take no lock and change nothing.
+"""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+
+from hostagent.adapters.host.facts import idle_cpus
+from hostagent.adapters.host_file import HostFile
+from hostagent.adapters.libvirt.bounded import spread
+from hostagent.adapters.libvirt.destination import read_destination
+from hostagent.adapters.libvirt.movable import read_guests
+from hostagent.adapters.libvirt.move_host import read_host
+from hostagent.core.errors import HostagentError, LibvirtUnreachableError
+from hostagent.core.host_notes import (
+    OPERATOR,
+    Cordoned,
+    HostNotes,
+    Uncordoned,
+    WentAway,
+)
+from hostagent.core.model import Facts
+from hostagent.core.move import Destination, Movable, MoveHost
+from hostagent.core.plan import Plan
+from hostagent.rules import move_plan
+from hostagent.rules.move_plan import Leg, MoveFacts
+from hostagent.rules.move_report import MoveReport
+from hostagent.rules.move_request import MoveRequest
+from hostagent.rules.selection import select
+from hostagent.wiring.running import KINDS, Say
+from hostagent.wiring.site import Site, new_run
+
+S = 1_000_000_000
+READ_LIMIT_NS = 20 * S
+"""Reading one host and all that matters of its guests; a host that takes longer is no help."""
+HOSTS_AT_ONCE = 8
+
+Consent = Callable[[Plan], None]
+
+
+class MoveSite:
+    """One host's libvirt and its state directory, as far as guests leave it and come home."""
+
+    def __init__(self, uri: str, state_dir: Path | None = None) -> None:
+        self._site = Site(uri, state_dir)
+
+    def migrate_plan(self, request: MoveRequest, selectors: Sequence[str], to: str) -> Plan:
+        """What `guest migrate` would do; nothing is changed."""
+        return self._away(request, selectors, (to,), self._site.facts())
+
+    def migrate(
+        self, request: MoveRequest, selectors: Sequence[str], to: str, *, say: Say
+    ) -> MoveReport:
+        """Move these guests. Raises RefusedError and its kinds while nothing was changed."""
+        return self._carry_out(partial(self._away, request, selectors, (to,)), say)
+
+    def drain_plan(self, request: MoveRequest, destinations: Sequence[str]) -> Plan:
+        """What `host drain` would do; nothing is changed."""
+        return self._away(request, (), destinations, self._site.facts())
+
+    def drain(
+        self,
+        request: MoveRequest,
+        destinations: Sequence[str],
+        *,
+        consent: Consent | None,
+        say: Say,
+    ) -> MoveReport:
+        """Move all guests away. `consent` is asked for the plan before anything is locked, and
+        raises what is to be raised for a no."""
+        if consent is not None:
+            consent(self.drain_plan(request, destinations))
+        return self._carry_out(partial(self._away, request, (), destinations), say)
+
+    def restore_plan(self, request: MoveRequest, home: str) -> Plan:
+        """What `host restore` would do; nothing is changed."""
+        return self._home(request, home, self._site.facts())
+
+    def restore(self, request: MoveRequest, home: str, *, say: Say) -> MoveReport:
+        """Bring home what drains have moved away. `home` is this host's URI as the others reach
+        it, empty to find it."""
+        return self._carry_out(partial(self._home, request, home), say)
+
+    def notes(self) -> HostNotes:
+        """This host's cordons, and its guests that are away."""
+        return self._book(self._site.facts()).read()
+
+    def cordon(self, reason: str, *, dry_run: bool) -> bool:
+        """Set the operator's cordon; whether that changes anything."""
+        book = self._book(self._site.facts())
+        same = any((each.owner, each.reason) == (OPERATOR, reason) for each in book.read().cordons)
+        if not same and not dry_run:
+            utc = datetime.now(UTC).isoformat(timespec="seconds")
+            book.write(Cordoned(owner=OPERATOR, reason=reason, utc=utc))
+        return not same
+
+    def uncordon(self, *, dry_run: bool) -> bool:
+        """Take all cordons back; whether there was one."""
+        book = self._book(self._site.facts())
+        cordons = book.read().cordons
+        for each in () if dry_run else cordons:
+            book.write(Uncordoned(owner=each.owner))
+        return bool(cordons)
+
+    def _carry_out(self, plan_for: Callable[[Facts], Plan], say: Say) -> MoveReport:
+        state = self._site.carry_out(plan_for, output=None, say=say)
+        report = KINDS[state.plan.kind].report(state, time.monotonic_ns())
+        assert isinstance(report, MoveReport)
+        return report
+
+    def _book(self, facts: Facts) -> HostFile:
+        return HostFile(self._site.state_dir, facts.host.uuid)
+
+    def _away(
+        self, request: MoveRequest, selectors: Sequence[str], uris: Sequence[str], facts: Facts
+    ) -> Plan:
+        """The plan of a move from here."""
+        uuids = [guest.uuid for guest in select(facts, selectors)]
+        source = read_host(facts.host.uri, READ_LIMIT_NS)
+        guests = read_guests(facts.host.uri, uuids, READ_LIMIT_NS)
+        destinations, warnings = _destinations(source, uris, guests)
+        leg = Leg(source=source, guests=guests, destinations=destinations)
+        known = MoveFacts(host=facts.host, legs=(leg,), idle_cpus=idle_cpus(), warnings=warnings)
+        return move_plan.plan(new_run(), request, known)
+
+    def _home(self, request: MoveRequest, home: str, facts: Facts) -> Plan:
+        """The plan of a move to here, of the guests that the notes say are away."""
+        notes = self._book(facts).read()
+        here = read_host(facts.host.uri, READ_LIMIT_NS)
+        legs: list[Leg] = []
+        lost: dict[str, tuple[str, str]] = {}
+        for uri in dict.fromkeys(each.uri for each in notes.away):
+            awaited = [each for each in notes.away if each.uri == uri]
+            leg, missing = _leg_home(uri, here, awaited, home)
+            legs += [leg] if leg is not None else []
+            lost |= missing
+        known = MoveFacts(
+            host=facts.host,
+            legs=tuple(legs),
+            idle_cpus=idle_cpus(),
+            lost=lost,
+            own_copies=tuple(path for each in notes.away for path in each.left),
+        )
+        return move_plan.plan(new_run(), request, known)
+
+
+def _destinations(
+    source: MoveHost, uris: Sequence[str], guests: Sequence[Movable]
+) -> tuple[tuple[Destination, ...], tuple[str, ...]]:
+    """Those that answer, and a warning for each other one. Raises LibvirtUnreachableError where
+    none does."""
+    problems: dict[str, HostagentError] = {}
+
+    def read(uri: str) -> Destination | None:
+        try:
+            return read_destination(source, uri, guests, READ_LIMIT_NS)
+        except HostagentError as error:
+            problems[uri] = error
+            return None
+
+    wanted = tuple(dict.fromkeys(uris))
+    found = spread(wanted, HOSTS_AT_ONCE, 2 * READ_LIMIT_NS, read)
+    answered = tuple(there for uri in wanted if (there := found.get(uri)) is not None)
+    if not answered:
+        for error in problems.values():
+            raise error
+        raise LibvirtUnreachableError(
+            f"no destination answers: {', '.join(wanted)}", hint="see what `virsh -c URI list` says"
+        )
+    silent = (uri for uri in wanted if uri not in {there.host.uri for there in answered})
+    return answered, tuple(f"{uri} is left out: {_why(problems, uri)}" for uri in silent)
+
+
+def _why(problems: Mapping[str, HostagentError], uri: str) -> str:
+    return problems[uri].message if uri in problems else "it does not answer"
+
+
+def _leg_home(
+    uri: str, here: MoveHost, awaited: Sequence[WentAway], home: str
+) -> tuple[Leg | None, dict[str, tuple[str, str]]]:
+    """The way home from one host, and the guests that were not found there, by UUID."""
+    try:
+        source = read_host(uri, READ_LIMIT_NS)
+        guests = read_guests(uri, [each.uuid for each in awaited], READ_LIMIT_NS)
+        there = read_destination(source, here.uri, guests, READ_LIMIT_NS)
+    except HostagentError as error:
+        return None, {each.uuid: (each.name, error.message) for each in awaited}
+    if home:
+        there = replace(there, via=home, unreachable="")
+    found = {guest.uuid for guest in guests}
+    missing = {
+        each.uuid: (each.name, f"it is not on {source.name} any more")
+        for each in awaited
+        if each.uuid not in found
+    }
+    return Leg(source=source, guests=tuple(guests), destinations=(there,)), missing
