@@ -54,8 +54,8 @@ def migrate(globals_: Globals, /, **options: Any) -> int:  # noqa: ANN401 - clic
     )
     selectors = (options["name"],)
     if options["dry_run"]:
-        show_plan(globals_, site.migrate_plan(request, selectors, options["destination"]))
-        return 0
+        plan = site.migrate_plan(request, selectors, options["destination"])
+        return show_plan(globals_, plan, all_or_nothing=request.all_or_nothing)
     say = Progress(quiet=globals_.quiet).say
     report = site.migrate(request, selectors, options["destination"], say=say)
     show_report(globals_, report)

@@ -62,8 +62,8 @@ def drain(globals_: Globals, /, **options: Any) -> int:  # noqa: ANN401 - click'
         bandwidth_mib_s=options["bandwidth"],
     )
     if options["dry_run"]:
-        show_plan(globals_, site.drain_plan(request, options["destinations"]))
-        return 0
+        plan = site.drain_plan(request, options["destinations"])
+        return show_plan(globals_, plan, all_or_nothing=request.all_or_nothing)
     consent = (lambda _plan: None) if options["yes"] else _ask
     say = Progress(quiet=globals_.quiet).say
     report = site.drain(request, options["destinations"], consent=consent, say=say)
@@ -102,8 +102,8 @@ def restore(globals_: Globals, /, **options: Any) -> int:  # noqa: ANN401 - clic
         bandwidth_mib_s=options["bandwidth"],
     )
     if options["dry_run"]:
-        show_plan(globals_, site.restore_plan(request, options["home"]))
-        return 0
+        plan = site.restore_plan(request, options["home"])
+        return show_plan(globals_, plan, all_or_nothing=request.all_or_nothing)
     say = Progress(quiet=globals_.quiet).say
     report = site.restore(request, options["home"], say=say)
     show_report(globals_, report)

@@ -12,26 +12,38 @@ import click
 from hostagent.cli.globals import Globals
 from hostagent.cli.messages import show_json, show_warnings
 from hostagent.cli.tables import milliseconds, offset, plain, seconds, table
+from hostagent.core.errors import RefusedError
 from hostagent.core.move import Order
 from hostagent.core.plan import Plan, PlannedGuest
 from hostagent.rules.move_orders import moves_of
+from hostagent.rules.move_plan import refuse
 from hostagent.rules.move_report import GuestMove, MoveReport
 
 
-def show_plan(globals_: Globals, plan: Plan) -> None:
-    """What would be moved, how, and where to; and why the others stay."""
+def show_plan(globals_: Globals, plan: Plan, *, all_or_nothing: bool) -> int:
+    """What would be moved, how, and where to; and why the others stay. The exit status is that of
+    a refusal where the move itself would be refused."""
     moves = moves_of(plan.args)
     if globals_.as_json:
         guests = [_planned(guest, moves.orders.get(guest.uuid, ())) for guest in plan.guests]
         head = {"schema": f"hostagent.{moves.operation}/1", "changed": False, "dry_run": True}
         plan_ = {"parallel": moves.parallel, "guests": guests}
         show_json({**head, "warnings": list(plan.warnings), "plan": plan_})
-        return
+        return _status(plan, all_or_nothing=all_or_nothing)
     rows = [_plan_row(guest, moves.orders.get(guest.uuid, ())) for guest in plan.guests]
     click.echo(table(["GUEST", "DO", "HOW", "TO", "WHY"], rows))
     click.echo(plain(f"{moves.parallel} at once"))
     if not globals_.quiet:
         show_warnings(plan.warnings)
+    return _status(plan, all_or_nothing=all_or_nothing)
+
+
+def _status(plan: Plan, *, all_or_nothing: bool) -> int:
+    try:
+        refuse(plan, all_or_nothing=all_or_nothing)
+    except RefusedError as error:
+        return error.exit_code
+    return 0
 
 
 def _planned(guest: PlannedGuest, rungs: Sequence[Order]) -> dict[str, Any]:

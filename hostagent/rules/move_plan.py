@@ -2,7 +2,7 @@
 
 Layer: rules; pure. Guests are placed by the gentlest rung of their ladder first, so that nobody is
 shut down for a host to which it could have gone live. A guest that can't leave stays, with all its
-reasons; the others go (unless all or nothing was asked for). Units: ns, KiB.
+reasons; the others go (unless all or nothing was asked for).
 """
 
 from collections.abc import Mapping, Sequence
@@ -10,25 +10,16 @@ from dataclasses import dataclass, field
 
 from hostagent.core.errors import RefusedError
 from hostagent.core.model import RUNS, Host
-from hostagent.core.move import Destination, Disk, Method, Movable, MoveHost, Order, Stage
+from hostagent.core.move import Destination, Method, Movable, MoveHost, Order
 from hostagent.core.plan import Plan, PlannedGuest
-from hostagent.core.policy import OnReboot
-from hostagent.rules import convergence, move_checks, placement
+from hostagent.rules import move_checks, placement
 from hostagent.rules.move_ladder import ladder, obstacles_here, stays_because
-from hostagent.rules.move_orders import KIND, Moves, Operation, to_args
+from hostagent.rules.move_order import order
+from hostagent.rules.move_orders import KIND, Moves, to_args
 from hostagent.rules.move_request import MoveRequest
-from hostagent.rules.move_room import copied, needed_kib
 from hostagent.rules.move_warnings import warnings
 from hostagent.rules.placement import Candidate, Demand, Rejection
 
-S = 1_000_000_000
-START_NS = 60 * S
-"""For moving a definition and powering the guest on there."""
-SAVE_NS = 300 * S
-MARGIN_NS = 30 * S
-"""For what comes before and after the stream of a live move."""
-COPY_KIB_S = 16 * 1024
-"""Slower copies of disks are given up, as slower live moves are (rules/convergence)."""
 ARRIVING = (Method.OFFLINE, Method.LIVE, Method.COLD)
 """The methods that end on another host, the gentlest first."""
 MOST_AT_ONCE = 4
@@ -60,7 +51,7 @@ class MoveFacts:
 
 
 def plan(run: str, request: MoveRequest, facts: MoveFacts) -> Plan:
-    """The plan. Raises RefusedError where nobody can be moved, or not all and all were wanted."""
+    """What would be done; guests that can't leave are in it with all reasons against them."""
     orders: dict[str, tuple[Order, ...]] = {}
     guests: list[PlannedGuest] = []
     found: list[str] = list(facts.warnings)
@@ -76,7 +67,6 @@ def plan(run: str, request: MoveRequest, facts: MoveFacts) -> Plan:
             guests.append(_planned(guest, skip))
     for uuid, (name, reason) in facts.lost.items():
         guests.append(PlannedGuest(uuid=uuid, name=name, skip=reason))
-    _refuse(guests, orders, request)
     moves = Moves(
         operation=request.operation,
         parallel=request.parallel or at_once(facts.idle_cpus, len(orders)),
@@ -185,84 +175,10 @@ def _orders(
                 guest, leg.source, there, method, own_copies=facts.own_copies
             ):
                 continue
-            orders.append(_order(leg, guest, there, method, request, facts))
+            orders.append(order(guest, leg.source, there, method, request, facts.host))
         elif not obstacles_here(guest, method):
-            orders.append(_order(leg, guest, None, method, request, facts))
+            orders.append(order(guest, leg.source, None, method, request, facts.host))
     return tuple(orders)
-
-
-def _order(
-    leg: Leg,
-    guest: Movable,
-    there: Destination | None,
-    method: Method,
-    request: MoveRequest,
-    facts: MoveFacts,
-) -> Order:
-    disks = () if there is None else copied(guest, there.host)
-    home, home_name = _breadcrumb(request, facts)
-    live_ns = convergence.time_limit_ns(
-        guest.memory_kib + sum(map(needed_kib, disks)), bandwidth_mib_s=request.bandwidth_mib_s
-    )
-    return Order(
-        uuid=guest.uuid,
-        name=guest.name,
-        method=method,
-        source=leg.source.uri,
-        destination="" if there is None else there.host.uri,
-        via="" if there is None else there.via,
-        stream="" if there is None else there.stream,
-        persistent=guest.persistent,
-        autostart=guest.autostart,
-        runs=guest.state in RUNS,
-        home=home,
-        home_name=home_name,
-        copy=tuple(disk.target for disk in disks),
-        left=tuple(disk.source for disk in disks),
-        delete_source_disks=request.delete_source_disks,
-        bandwidth_mib_s=request.bandwidth_mib_s,
-        limit_ns=_limit_ns(method, live_ns, request),
-        shutdown_ns=request.shutdown_ns,
-        convergence=_schedule(guest, disks, live_ns, request) if method is Method.LIVE else (),
-    )
-
-
-def _breadcrumb(request: MoveRequest, facts: MoveFacts) -> tuple[str | None, str]:
-    """A drained guest knows its home; one that is home again, or moved for good, does not."""
-    match request.operation:
-        case Operation.DRAIN:
-            return facts.host.uuid, facts.host.name
-        case Operation.RESTORE:
-            return "", ""
-        case Operation.MIGRATE:
-            return None, ""
-
-
-def _limit_ns(method: Method, live_ns: int, request: MoveRequest) -> int:
-    match method:
-        case Method.LIVE:
-            return live_ns + MARGIN_NS
-        case Method.COLD:
-            return request.shutdown_ns + live_ns + START_NS
-        case Method.OFFLINE:
-            return live_ns + START_NS
-        case Method.SAVE:
-            return live_ns + SAVE_NS
-        case Method.SHUTDOWN:
-            return request.shutdown_ns + MARGIN_NS
-
-
-def _schedule(
-    guest: Movable, disks: Sequence[Disk], live_ns: int, request: MoveRequest
-) -> tuple[Stage, ...]:
-    return convergence.schedule(
-        memory_kib=guest.memory_kib,
-        copied_kib=sum(map(needed_kib, disks)),
-        limit_ns=live_ns,
-        bandwidth_mib_s=request.bandwidth_mib_s,
-        max_pause_ns=guest.policy.max_pause_ns,
-        post_copy=OnReboot.POST_COPY in guest.policy.on_reboot,
-    )
 
 
 def _why_not(guest: Movable, placed: _Placed, request: MoveRequest) -> str:
@@ -282,25 +198,24 @@ def _why_not(guest: Movable, placed: _Placed, request: MoveRequest) -> str:
     return "; ".join(dict.fromkeys(told)) or "there is no host to move it to"
 
 
-def _warnings(leg: Leg, guest: Movable, order: Order, facts: MoveFacts) -> tuple[str, ...]:
+def _warnings(leg: Leg, guest: Movable, first: Order, facts: MoveFacts) -> tuple[str, ...]:
     problems = tuple(f"guest {guest.name}: {problem}" for problem in guest.problems)
-    there = next((each for each in leg.destinations if each.host.uri == order.destination), None)
+    there = next((each for each in leg.destinations if each.host.uri == first.destination), None)
     if there is None:
         return problems
-    found = warnings(guest, leg.source, there, order.method, own_copies=facts.own_copies)
+    found = warnings(guest, leg.source, there, first.method, own_copies=facts.own_copies)
     return (*problems, *there.doubts, *(f"guest {guest.name}: {each}" for each in found))
 
 
-def _refuse(
-    guests: Sequence[PlannedGuest], orders: Mapping[str, tuple[Order, ...]], request: MoveRequest
-) -> None:
-    staying = [guest for guest in guests if guest.skip]
-    if not staying or (orders and not request.all_or_nothing):
+def refuse(plan: Plan, *, all_or_nothing: bool) -> None:
+    """Raises RefusedError where nobody can be moved, or not all and all were wanted."""
+    staying = [guest for guest in plan.guests if guest.skip]
+    if not staying or (plan.chosen and not all_or_nothing):
         return
     reasons = "; ".join(f"guest {guest.name}: {guest.skip}" for guest in staying)
     raise RefusedError(
         reasons,
         hint="`--dry-run` shows every guest"
-        if not request.all_or_nothing
+        if not all_or_nothing
         else "without --all-or-nothing the others would be moved",
     )

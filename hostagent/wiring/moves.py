@@ -58,7 +58,7 @@ class MoveSite:
         self, request: MoveRequest, selectors: Sequence[str], to: str, *, say: Say
     ) -> MoveReport:
         """Move these guests. Raises RefusedError and its kinds while nothing was changed."""
-        return self._carry_out(partial(self._away, request, selectors, (to,)), say)
+        return self._carry_out(request, partial(self._away, request, selectors, (to,)), say)
 
     def drain_plan(self, request: MoveRequest, destinations: Sequence[str]) -> Plan:
         """What `host drain` would do; nothing is changed."""
@@ -76,7 +76,7 @@ class MoveSite:
         raises what is to be raised for a no."""
         if consent is not None:
             consent(self.drain_plan(request, destinations))
-        return self._carry_out(partial(self._away, request, (), destinations), say)
+        return self._carry_out(request, partial(self._away, request, (), destinations), say)
 
     def restore_plan(self, request: MoveRequest, home: str) -> Plan:
         """What `host restore` would do; nothing is changed."""
@@ -85,7 +85,7 @@ class MoveSite:
     def restore(self, request: MoveRequest, home: str, *, say: Say) -> MoveReport:
         """Bring home what drains have moved away. `home` is this host's URI as the others reach
         it, empty to find it."""
-        return self._carry_out(partial(self._home, request, home), say)
+        return self._carry_out(request, partial(self._home, request, home), say)
 
     def notes(self) -> HostNotes:
         """This host's cordons, and its guests that are away."""
@@ -108,8 +108,15 @@ class MoveSite:
             book.write(Uncordoned(owner=each.owner))
         return bool(cordons)
 
-    def _carry_out(self, plan_for: Callable[[Facts], Plan], say: Say) -> MoveReport:
-        state = self._site.carry_out(plan_for, output=None, say=say)
+    def _carry_out(
+        self, request: MoveRequest, plan_for: Callable[[Facts], Plan], say: Say
+    ) -> MoveReport:
+        def plan_or_refuse(facts: Facts) -> Plan:
+            plan = plan_for(facts)
+            move_plan.refuse(plan, all_or_nothing=request.all_or_nothing)
+            return plan
+
+        state = self._site.carry_out(plan_or_refuse, output=None, say=say)
         report = KINDS[state.plan.kind].report(state, time.monotonic_ns())
         assert isinstance(report, MoveReport)
         return report
