@@ -16,6 +16,9 @@ CLOCKS = "tests/rules/test_clock_steps.py"
 CONVERSATIONS = "tests/work/test_conversations.py"
 CLOCK_EXAMPLES = "tests/rules/test_clock.py"
 CLOCK_PROPERTIES = "tests/rules/test_clock_property.py"
+PLACEMENT = "tests/rules/test_placement.py"
+MOVE_CHECKS = "tests/rules/test_move_checks.py"
+CONVERGENCE = "tests/rules/test_convergence.py"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -400,5 +403,69 @@ MUTANTS = (
         old="            if left_ns < SHORTEST_NS[method]:\n                return Exhausted()\n",
         new="",
         test=CLOCK_PROPERTIES,
+    ),
+    Mutant(
+        name="guests go to a cordoned host",
+        file="rules/placement.py",
+        old="    if candidate.cordoned:\n        yield",
+        new="    if False:\n        yield",
+        test=PLACEMENT,
+    ),
+    Mutant(
+        name="memory of guests on their way is given away",
+        file="rules/placement.py",
+        old="(*given.get(uuid, ()), *candidate.reserved)",
+        new="given.get(uuid, ())",
+        test=PLACEMENT,
+    ),
+    Mutant(
+        name="guests that back each other up go to one host",
+        file="rules/placement.py",
+        old="    return len(_members(guest, host)), spare,",
+        new="    return 0, spare,",
+        test=PLACEMENT,
+    ),
+    Mutant(
+        name="guests to be kept apart share a host",
+        file="rules/placement.py",
+        old="    if members and rules.keep_apart:",
+        new="    if False:",
+        test=PLACEMENT,
+    ),
+    Mutant(
+        name="a guest goes to an older QEMU",
+        file="rules/move_checks.py",
+        old="    if there.qemu < source.qemu:",
+        new="    if False:",
+        test=MOVE_CHECKS,
+    ),
+    Mutant(
+        name="a copy is written over what is there",
+        file="rules/move_checks.py",
+        old="    (_in_the_way, ARRIVES),\n",
+        new="",
+        test=MOVE_CHECKS,
+    ),
+    Mutant(
+        name="a guest that is gone once it is shut off is shut down",
+        file="rules/move_ladder.py",
+        old="    if guest.state in RUNS and guest.persistent:",
+        new="    if guest.state in RUNS:",
+        test=MOVE_CHECKS,
+    ),
+    Mutant(
+        name="a live move goes on for ever",
+        file="rules/convergence.py",
+        old="*last_resort, Stage(after_ns=limit_ns, measure=Measure.ABORT))",
+        new="*last_resort)",
+        test=CONVERGENCE,
+    ),
+    Mutant(
+        name="a live move that nobody looked after is driven on",
+        file="rules/convergence.py",
+        old="    if left and left[-1].measure is Measure.ABORT and left[-1].after_ns <= since_ns:\n"
+        "        return left[-1]\n",
+        new="",
+        test=CONVERGENCE,
     ),
 )
