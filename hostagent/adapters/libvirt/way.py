@@ -39,14 +39,16 @@ class Way:
     doubts: tuple[str, ...] = ()
 
 
-def find(source: str, destination: str, limit_ns: int) -> Way:
+def find(
+    source: str, destination: str, limit_ns: int, migration_port: int = FIRST_MIGRATION_PORT
+) -> Way:
     """The way from the source to the destination, by the URIs that they have from here."""
     until_ns = time.monotonic_ns() + limit_ns
     if addresses.is_local(source) and addresses.is_local(destination):
         return _on_one_machine(source, destination)
     if addresses.is_local(destination):
         return _to_here(source, destination, until_ns)
-    way = _tried(destination, until_ns)
+    way = _tried(destination, until_ns, migration_port)
     if addresses.is_local(source):
         return way
     return replace(way, doubts=(*way.doubts, _untried(source)))
@@ -119,7 +121,7 @@ def _untried(source: str) -> str:
     return f"the way was tried from this host only, not from {urlsplit(source).hostname or source}"
 
 
-def _tried(destination: str, until_ns: int) -> Way:
+def _tried(destination: str, until_ns: int, migration_port: int) -> Way:
     """To a host elsewhere: the first of its addresses at which its libvirt is reached."""
     spot = addresses.spot(destination)
     if spot is None:
@@ -134,20 +136,20 @@ def _tried(destination: str, until_ns: int) -> Way:
         left_s = (until_ns - time.monotonic_ns()) / 1e9
         refused = addresses.connect(address, spot.port, min(CONNECT_S, left_s))
         if not refused:
-            doubts = _firewall(address)
+            doubts = _firewall(address, migration_port)
             return Way(via=destination, stream=f"tcp://{bracketed(address)}", doubts=doubts)
         failures.append(f"{bracketed(address)}:{spot.port} ({refused})")
     told = f"{spot.host} does not let itself be reached at {', '.join(failures)}"
     return Way(via=destination, unreachable=f"{told}; {addresses.cure(destination)}")
 
 
-def _firewall(address: str) -> tuple[str, ...]:
+def _firewall(address: str, port: int) -> tuple[str, ...]:
     """A port that nothing listens on answers at once; a firewall does not, or says so."""
-    refused = addresses.connect(address, FIRST_MIGRATION_PORT, FIREWALL_S)
+    refused = addresses.connect(address, port, FIREWALL_S)
     if refused in ("", "connection refused"):
         return ()
     return (
-        f"port {FIRST_MIGRATION_PORT} of {address}, the first that guests are sent to, is not open"
+        f"port {port} of {address}, the first that guests are sent to, is not open"
         f" ({refused}): open 49152 to 49215 there, or what its qemu.conf has as migration_port_min"
         " and migration_port_max",
     )
