@@ -1,7 +1,8 @@
 """What an operator should know of a move beforehand, though it stops nothing.
 
 Layer: rules; pure. The other half of rules/move_checks: the table `_WARNINGS` says which counts for
-which methods. Each is a sentence, with what follows from it.
+which methods. Each is a sentence, with what follows from it. Deliberately absent: the doubts about
+the way itself (`Destination.doubts`), which are not of one guest.
 """
 
 from collections.abc import Collection, Iterator
@@ -117,13 +118,7 @@ def _may_grow(move: Move) -> Iterator[Found]:
             )
 
 
-def _doubts(move: Move) -> Iterator[Found]:
-    for doubt in move.destination.doubts:
-        yield doubt, "where that fails the guest runs on here"
-
-
 _WARNINGS: Checks = (
-    (_doubts, ARRIVES),
     (_clocks, RUNS_THERE),
     (_older_libvirt, ARRIVES),
     (_few_cpus, RUNS_THERE),

@@ -354,10 +354,6 @@ class TestWarnings:
         (warning,) = warnings(movable(**changes), SOURCE, destination(), method)
         assert text in warning
 
-    def test_of_what_was_not_tried(self) -> None:
-        (warning,) = warnings(movable(), SOURCE, destination(doubts=("no port tried",)), LIVE)
-        assert warning.startswith("no port tried; ")
-
     def test_not_where_nothing_arrives(self) -> None:
         where = destination(host(clock_ahead_ns=None))
         assert warnings(movable(agent=False), SOURCE, where, SHUTDOWN) == ()
