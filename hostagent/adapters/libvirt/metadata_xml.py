@@ -62,7 +62,8 @@ def with_policy(text: str | None, policy: Policy, keys: Iterable[str]) -> str | 
 
 
 def with_home(text: str | None, home: Home | None) -> str | None:
-    """The element with this breadcrumb, or without any; as `with_policy`."""
+    """The element with this breadcrumb, or without any; as `with_policy`. Raises ValueError for
+    one that would not be read again."""
     root, altered = _opened(text)
     if home is None and altered:
         return text  # nothing in it can be told to be a breadcrumb
@@ -76,6 +77,8 @@ def with_home(text: str | None, home: Home | None) -> str | None:
         for name, value in (("host-name", home.host_name), ("since", home.since)):
             if value:
                 written.attrib[name] = value
+    if _home(root) != (home, ()):
+        raise ValueError(f"no breadcrumb: {home}")
     return _closed(root)
 
 
