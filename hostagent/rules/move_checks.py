@@ -33,6 +33,8 @@ from hostagent.rules.move_room import (
 
 ARRIVES = frozenset({Method.LIVE, Method.COLD, Method.OFFLINE})
 """The methods that end on the other host."""
+NVRAM = "nvram"
+"""Stands for the file of the UEFI variables where a destination names what both hosts reach."""
 RUNS_THERE = frozenset({Method.LIVE, Method.COLD})
 _AS_FILES = frozenset({Method.COLD, Method.OFFLINE})
 """Only the definition and the disks go along; files that libvirt keeps of its own stay behind."""
@@ -315,7 +317,7 @@ def _unseen_copy(move: Move) -> Iterator[Found]:
     sources = {disk.source for disk in move.written}
     for what in move.fit.unknown:
         if move.method is not Method.LIVE or what in sources:
-            yield f"nobody can tell how {what} is on {move.there.name}", "look at it there yourself"
+            yield f"{move.there.name} could not be asked about {what}", "look at it there yourself"
 
 
 def _snapshots(move: Move) -> Iterator[Found]:
@@ -324,6 +326,16 @@ def _snapshots(move: Move) -> Iterator[Found]:
             f"it has snapshots ({', '.join(move.guest.snapshots)}), which libvirt does not move",
             f"delete them: `virsh snapshot-delete {word(move.guest.name)} NAME` (with --metadata "
             "libvirt forgets them, and the disk keeps what it has of them)",
+        )
+
+
+def _saved(move: Move) -> Iterator[Found]:
+    if move.guest.managed_save:
+        name = word(move.guest.name)
+        yield (
+            "its saved state (managed save) is in a file of this host's libvirt, which does not go "
+            "along",
+            f"start it from there and move it live, or drop it: `virsh managedsave-remove {name}`",
         )
 
 
@@ -337,7 +349,8 @@ def _tpm(move: Move) -> Iterator[Found]:
 
 
 def _nvram(move: Move) -> Iterator[Found]:
-    shared = move.guest.nvram_shared or move.there.same_machine
+    same = move.guest.nvram_shared or move.there.same_machine
+    shared = same or NVRAM in move.fit.shared
     if move.guest.nvram and not shared:
         yield (
             f"its UEFI variables are in a file of this host ({move.guest.nvram}), which goes along "
@@ -362,6 +375,7 @@ _THERE: Checks = (
     (_no_room, ARRIVES),
     (_unseen_copy, ARRIVES),
     (_snapshots, ARRIVES),
+    (_saved, frozenset({Method.OFFLINE})),
     (_tpm, _AS_FILES),
     (_nvram, _AS_FILES),
 )

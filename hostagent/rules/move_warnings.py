@@ -102,8 +102,8 @@ def _unseen(move: Move) -> Iterator[Found]:
     for what in move.fit.unknown:
         if what not in sources:
             yield (
-                f"nobody can tell how {what} is on {move.there.name}",
-                "where it is missing libvirt refuses the move, and the guest runs on here",
+                f"{move.there.name} could not be asked about {what}",
+                "where that does not fit libvirt refuses the move, and the guest runs on here",
             )
 
 

@@ -152,6 +152,7 @@ class TestTheGuest:
             ({"on_poweroff": "preserve"}, "on_poweroff is preserve", {COLD, SHUTDOWN}),
             ({"persistent": False}, "transient", {COLD, SAVE, SHUTDOWN}),
             ({"snapshots": ("before", "after")}, "snapshots (before, after)", ARRIVES),
+            ({"managed_save": True}, "its saved state", {OFFLINE}),
             ({"tpm": True}, "TPM", {COLD, OFFLINE}),
             ({"nvram": "/v/web_VARS.fd"}, "UEFI variables", {COLD, OFFLINE}),
             ({"nvram": "/v/web_VARS.fd", "nvram_shared": True}, "UEFI variables", set()),
@@ -166,8 +167,10 @@ class TestTheGuest:
     ) -> None:
         assert stopped_for(text, **changes) == methods
 
-    def test_has_its_uefi_variables_with_it_on_the_same_machine(self) -> None:
-        where = destination(host(same_machine=True))
+    @pytest.mark.parametrize(
+        "where", [destination(host(same_machine=True)), destination(fit={"shared": ("nvram",)})]
+    )
+    def test_has_its_uefi_variables_where_both_hosts_reach_them(self, where: Destination) -> None:
         assert stopped_for("UEFI", where, nvram="/v/web_VARS.fd") == set()
 
     def test_is_told_of_all_at_once(self) -> None:
@@ -228,7 +231,7 @@ class TestTheOtherHost:
 
     def test_could_not_be_looked_at(self) -> None:
         where = destination(fit={"unknown": ("/iso/debian.iso",)})
-        text = "how /iso/debian.iso is on h2"
+        text = "h2 could not be asked about /iso/debian.iso"
         assert stopped_for(text, where) == {COLD, OFFLINE}
         (warning,) = warnings(movable(), SOURCE, where, LIVE)
         assert text in warning
