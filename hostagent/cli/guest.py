@@ -88,7 +88,7 @@ def set_(globals_: Globals, name: str, assignments: tuple[str, ...], dry_run: bo
         return
     _show_changes(done, dry_run=dry_run)
     if not globals_.quiet:
-        show_warnings(warnings)
+        show_warnings((*warnings, *done.after.notes.problems))
 
 
 _HEAD = ["GUEST", "STATE", "SET", "UD", "ON-PAUSE", "ON-REBOOT", "PROBLEMS"]
@@ -114,7 +114,8 @@ def _row(each: "NotedGuest") -> list[str]:
 def _show(found: "NotedGuest") -> None:
     each, notes = found.guest, found.notes
     state = f"{each.state} ({each.reason})" if each.reason else str(each.state)
-    click.echo(plain(f"Guest {each.name}: {state}, UUID {each.uuid}\n"))
+    click.echo(plain(f"Guest {each.name}: {state}, UUID {each.uuid}"))
+    click.echo()
     rows = [
         [
             name,
@@ -127,9 +128,12 @@ def _show(found: "NotedGuest") -> None:
     if notes.home is not None:
         since = f" since {notes.home.since}" if notes.home.since else ""
         name = f"{notes.home.host_name} " if notes.home.host_name else ""
-        click.echo(plain(f"\nAway{since} from its host {name}({notes.home.host_uuid})"))
+        click.echo()
+        click.echo(plain(f"Away{since} from its host {name}({notes.home.host_uuid})"))
+    if notes.problems:
+        click.echo()
     for problem in notes.problems:
-        click.echo(plain(f"\nProblem: {problem}"))
+        click.echo(plain(f"Problem: {problem}"))
 
 
 def _changes(done: "Setting") -> list[tuple[str, str, str]]:

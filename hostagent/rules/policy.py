@@ -64,12 +64,12 @@ def _duration(text: str) -> int:
     return duration_ns
 
 
-def _one_of(kind: type[StrEnum]) -> Callable[[str], Any]:
+def _one_of(kind: type[StrEnum], or_else: str = "") -> Callable[[str], Any]:
     def read(text: str) -> StrEnum:
         try:
             return kind(text)
         except ValueError:
-            raise ValueError(f"write one of {', '.join(kind)}") from None
+            raise ValueError(f"write one of {', '.join(kind)}{or_else}") from None
 
     return read
 
@@ -90,7 +90,7 @@ def _ladder(text: str) -> tuple[OnReboot, ...]:
         return ()
     if NOWHERE in (part.strip() for part in text.split(",")):
         raise ValueError(f"{NOWHERE} stands alone")
-    wanted = _list_of(_one_of(OnReboot))(text)
+    wanted = _list_of(_one_of(OnReboot, f", or {NOWHERE}"))(text)
     return tuple(rung for rung in OnReboot if rung in wanted)
 
 

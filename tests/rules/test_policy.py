@@ -96,6 +96,7 @@ def test_an_empty_value_brings_the_default_back() -> None:
         ("=", "no key ''", "keys: owner, availability-set,"),
         ("on-pause=migrat", "on-pause can't be 'migrat'", "did you mean on-pause=migrate?"),
         ("on-pause=Allow", "one of allow, migrate, ask", "did you mean on-pause=allow?"),
+        ("on-reboot=nowhere", "save, shutdown, or none", ""),
         ("on-reboot=life,cold", "'life,cold'", "did you mean on-reboot=live,cold?"),
         ("on-reboot=live,live", "only once", "did you mean on-reboot=live?"),
         ("on-reboot=none,live", "stands alone", ""),

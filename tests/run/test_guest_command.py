@@ -247,6 +247,7 @@ def test_the_tables(agent: Agent, light_host: Host) -> None:
     assert lines[1] == ["g1", "running", "web", "3", "allow", "none", "-"]
     assert lines[2] == ["g2", "running", "-", "-", "allow", "live", "-"]
     shown = run_words(agent, table_words(agent, "guest", "show", "g1"))
+    assert "\\" not in shown.stdout
     lines = [line.split() for line in shown.stdout.splitlines()]
     assert ["on-reboot", "none"] in lines
     assert ["on-pause", "allow", "default"] in lines
