@@ -12,6 +12,7 @@ from hostagent.core.clock import Answer, Question
 from hostagent.core.host_notes import HostNotes, Note
 from hostagent.core.journal import Entry, GuestOutcome, Row
 from hostagent.core.model import Facts, Guest
+from hostagent.core.move import Order, Progress
 from hostagent.core.plan import Plan, PlannedGuest
 
 
@@ -81,6 +82,41 @@ class Pauser(Protocol):
 
     def look(self, guests: Sequence[PlannedGuest], limit_ns: int) -> Mapping[str, GuestOutcome]:
         """After a crash: `paused` (by user, same process), `running`, `gone` or `not-ours`."""
+
+
+class Mover(Protocol):
+    """Carries moves out, and finds out what came of them. Safe to call from many threads, for
+    different guests. Every result is a GuestOutcome after both hosts were asked; `reason` says why,
+    or what a person is to look at."""
+
+    def move(self, order: Order, tell: Callable[[Progress], None]) -> GuestOutcome:
+        """Carry one order out. A guest's result is one of
+
+        moved       exactly one host has it, the destination, and it runs there if it ran
+        stayed      it is where it was, as it was
+        saved       (Method.SAVE) its memory is on the source's disk
+        shut-down   (Method.SHUTDOWN) it is off, on its host
+        under-way   the source's libvirt still carries it out, though nobody waits any more
+        ambiguous   both hosts have it, or neither, or one can't be asked
+
+        `tell` is called about once a second and must not wait. Takes at most order.limit_ns and a
+        minute, whoever hangs; moves of a guest that shuts down first take order.shutdown_ns more.
+        Figures: total_ns; downtime_ns with downtime_source (events: QEMU's own STOP and RESUME by
+        one machine's clock; qemu: libvirt's figure; shutdown-to-start) and
+        downtime_uncertainty_ns; downtime_qemu_ns, downtime_events_ns where each was had; sent_b."""
+
+    def look(self, order: Order) -> GuestOutcome:
+        """What came of an order that somebody began: the words of `move`. Waits up to
+        order.limit_ns for a move that goes on (a peer-to-peer migration outlives its client), and
+        does what libvirt left undone where it is sure what that is."""
+
+    def settle(self, order: Order) -> GuestOutcome:
+        """After a move: autostart, the breadcrumb, snapshots' metadata, and nothing left at the
+        source. May be repeated. `settled`, or `unsettled` with the reason. Takes up to a minute."""
+
+    def abort(self, order: Order) -> None:
+        """Ask for the end of a move that is under way. Takes some seconds at most; what comes of
+        it is what `move` or `look` says."""
 
 
 class Agent(Protocol):
