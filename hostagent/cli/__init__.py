@@ -23,7 +23,7 @@ COMMANDS = {
     "run": "Pause guests, run a command, resume them, and report each pause.",
     "status": "Show this host, its guests, and what a run left unfinished.",
     "clock": "Show how right guests' clocks are, and set them.",
-    "guest": "Show guests with what their owners allow, and set it.",
+    "guest": "Show guests with what their owners allow, set it, and move one.",
     "host": "Empty this host onto others, bring its guests home, and cordon it.",
     "recover": "Bring back what a run that died had paused.",
 }

@@ -1,7 +1,7 @@
-"""`hostagent guest`: guests, and what their owners allow to be done with them.
+"""`hostagent guest`: guests, what their owners allow to be done with them, and moving one.
 
-Layer: cli. `list` and `show` change nothing; `set` changes the guest's libvirt metadata only. No
-guest is disturbed. Documents: hostagent.guest-list/1, hostagent.guest/1; durations in seconds.
+Layer: cli. `list` and `show` change nothing; `set` changes the guest's libvirt metadata only, and
+disturbs no guest; `migrate` is in guest_migrate. Documents: hostagent.guest-list/1, hostagent.guest/1; durations in seconds.
 """
 
 from dataclasses import asdict
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from hostagent.cli.globals import Globals
+from hostagent.cli.guest_migrate import migrate
 from hostagent.cli.messages import show_json, show_warnings
 from hostagent.cli.tables import plain, table
 from hostagent.core.policy import Policy
@@ -22,7 +23,10 @@ if TYPE_CHECKING:
 
 @click.group()
 def guest() -> None:
-    """Show guests with what their owners allow, and set it."""
+    """Show guests with what their owners allow, set it, and move a guest."""
+
+
+guest.add_command(migrate)
 
 
 @guest.command(name="list")

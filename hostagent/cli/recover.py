@@ -17,7 +17,6 @@ from hostagent.core.plan import Ending
 from hostagent.rules.clock_sync import ClockSyncReport
 from hostagent.rules.move_report import MoveReport
 from hostagent.rules.report import RunReport
-from hostagent.rules.verdict import SEVERITY
 
 Report = RunReport | ClockSyncReport | MoveReport
 
@@ -72,9 +71,10 @@ def _to_json(report: Report) -> dict[str, Any]:
 
 def _exit_code(endings: list[Ending]) -> int:
     """An interrupted run that was brought back is a recovery that is done."""
-    worst = min(endings, key=SEVERITY.index, default=Ending.DONE)
-    bad = worst in (Ending.AMBIGUOUS, Ending.RESUME_FAILED)
-    return EXIT_CODES[worst] if bad else 0
+    for bad in (Ending.AMBIGUOUS, Ending.RESUME_FAILED):
+        if bad in endings:
+            return EXIT_CODES[bad]
+    return 0
 
 
 def _show_unfinished(globals_: Globals, sentences: list[str]) -> None:

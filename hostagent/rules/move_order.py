@@ -19,8 +19,6 @@ START_NS = 60 * S
 SAVE_NS = 300 * S
 MARGIN_NS = 30 * S
 """For what comes before and after the stream of a live move."""
-COPY_KIB_S = 16 * 1024
-"""Slower copies of disks are given up, as slower live moves are (rules/convergence)."""
 
 
 def order(

@@ -17,7 +17,7 @@ from hostagent.rules.move_ladder import ladder, obstacles_here, stays_because
 from hostagent.rules.move_order import order
 from hostagent.rules.move_orders import KIND, Moves, to_args
 from hostagent.rules.move_request import MoveRequest
-from hostagent.rules.move_warnings import warnings
+from hostagent.rules.move_warnings import warnings, warnings_between
 from hostagent.rules.placement import Candidate, Demand, Rejection
 
 ARRIVING = (Method.OFFLINE, Method.LIVE, Method.COLD)
@@ -204,7 +204,8 @@ def _warnings(leg: Leg, guest: Movable, first: Order, facts: MoveFacts) -> tuple
     if there is None:
         return problems
     found = warnings(guest, leg.source, there, first.method, own_copies=facts.own_copies)
-    return (*problems, *there.doubts, *(f"guest {guest.name}: {each}" for each in found))
+    between = (*there.doubts, *warnings_between(leg.source, there))
+    return (*problems, *between, *(f"guest {guest.name}: {each}" for each in found))
 
 
 def refuse(plan: Plan, *, all_or_nothing: bool) -> None:

@@ -1,8 +1,9 @@
 """What an operator should know of a move beforehand, though it stops nothing.
 
 Layer: rules; pure. The other half of rules/move_checks: the table `_WARNINGS` says which counts for
-which methods. Each is a sentence, with what follows from it. Deliberately absent: the doubts about
-the way itself (`Destination.doubts`), which are not of one guest.
+which methods; what is of two hosts, and not of one guest, is told once (`warnings_between`). Each
+is a sentence, with what follows from it. Deliberately absent: the doubts about the way itself
+(`Destination.doubts`).
 """
 
 from collections.abc import Collection, Iterator
@@ -44,27 +45,32 @@ def warnings(
     return tuple(f"{reason}; {advice}" for reason, advice in found_by(_WARNINGS, move))
 
 
-def _clocks(move: Move) -> Iterator[Found]:
-    here_ns, there_ns = move.source.clock_ahead_ns, move.there.clock_ahead_ns
+def warnings_between(source: MoveHost, destination: Destination) -> tuple[str, ...]:
+    """What is worth knowing of these two hosts, whoever moves."""
+    there = destination.host
+    found = (*_clocks(source, there), *_older_libvirt(source, there))
+    return tuple(f"{reason}; {advice}" for reason, advice in found)
+
+
+def _clocks(source: MoveHost, there: MoveHost) -> Iterator[Found]:
+    here_ns, there_ns = source.clock_ahead_ns, there.clock_ahead_ns
     if here_ns is None or there_ns is None:
         yield (
-            f"how far the clocks of {move.source.name} and {move.there.name} differ is not known",
-            "the guest's is set to its new host's time after the move",
+            f"how far the clocks of {source.name} and {there.name} differ is not known",
+            "look at both hosts' time daemons: guests go on with the time of their new host",
         )
         return
     apart_ns = there_ns - here_ns
-    unsure_ns = move.source.clock_uncertainty_ns + move.there.clock_uncertainty_ns
+    unsure_ns = source.clock_uncertainty_ns + there.clock_uncertainty_ns
     if abs(apart_ns) - unsure_ns > CLOCKS_APART_NS:
         side = "ahead of" if apart_ns > 0 else "behind"
         yield (
-            f"the clock of {move.there.name} is {written(abs(apart_ns))} {side} that of "
-            f"{move.source.name}",
-            "the guest's jumps by as much: put the hosts' clocks right first",
+            f"the clock of {there.name} is {written(abs(apart_ns))} {side} that of {source.name}",
+            "those of guests jump by as much: put the hosts' clocks right first",
         )
 
 
-def _older_libvirt(move: Move) -> Iterator[Found]:
-    there, source = move.there, move.source
+def _older_libvirt(source: MoveHost, there: MoveHost) -> Iterator[Found]:
     if there.libvirt < source.libvirt:
         yield (
             f"{there.name} has libvirt {version(there.libvirt)}, which is older than "
@@ -119,8 +125,6 @@ def _may_grow(move: Move) -> Iterator[Found]:
 
 
 _WARNINGS: Checks = (
-    (_clocks, RUNS_THERE),
-    (_older_libvirt, ARRIVES),
     (_few_cpus, RUNS_THERE),
     (_stays_frozen, frozenset({Method.LIVE})),
     (_no_agent, frozenset({Method.COLD})),

@@ -26,7 +26,6 @@ SEVERITY = (
     Ending.AMBIGUOUS,
     Ending.RESUME_FAILED,
     Ending.UPDATE_FAILED,
-    Ending.FAILED,
     Ending.INTERRUPTED,
     Ending.REFUSED,
     Ending.BUDGET_EXCEEDED,

@@ -129,7 +129,7 @@ class MoveSite:
     ) -> Plan:
         """The plan of a move from here."""
         uuids = [guest.uuid for guest in select(facts, selectors)]
-        source = read_host(facts.host.uri, READ_LIMIT_NS)
+        source = _here(facts)
         guests = read_guests(facts.host.uri, uuids, READ_LIMIT_NS)
         destinations, warnings = _destinations(source, uris, guests)
         leg = Leg(source=source, guests=guests, destinations=destinations)
@@ -139,7 +139,7 @@ class MoveSite:
     def _home(self, request: MoveRequest, home: str, facts: Facts) -> Plan:
         """The plan of a move to here, of the guests that the notes say are away."""
         notes = self._book(facts).read()
-        here = read_host(facts.host.uri, READ_LIMIT_NS)
+        here = _here(facts)
         legs: list[Leg] = []
         lost: dict[str, tuple[str, str]] = {}
         for uri in dict.fromkeys(each.uri for each in notes.away):
@@ -155,6 +155,11 @@ class MoveSite:
             own_copies=tuple(path for each in notes.away for path in each.left),
         )
         return move_plan.plan(new_run(), request, known)
+
+
+def _here(facts: Facts) -> MoveHost:
+    """This host: its clock is the one that others are compared with."""
+    return replace(read_host(facts.host.uri, READ_LIMIT_NS), clock_ahead_ns=0)
 
 
 def _destinations(
@@ -198,6 +203,9 @@ def _leg_home(
         there = read_destination(source, here.uri, guests, READ_LIMIT_NS)
     except HostagentError as error:
         return None, {each.uuid: (each.name, error.message) for each in awaited}
+    if there.host.same_machine:
+        source = replace(source, clock_ahead_ns=0)
+    there = replace(there, host=replace(there.host, clock_ahead_ns=0))
     if home:
         there = replace(there, via=home, unreachable="")
     found = {guest.uuid for guest in guests}

@@ -17,6 +17,7 @@ from hostagent.adapters.host_file import HostFile
 from hostagent.adapters.journal_file import boot_id
 from hostagent.adapters.libvirt.agent import LibvirtAgent
 from hostagent.adapters.libvirt.guests import LibvirtGuests
+from hostagent.adapters.libvirt.move import LibvirtMover
 from hostagent.adapters.libvirt.pause import LibvirtPauser
 from hostagent.adapters.run_files import RunFiles
 from hostagent.core.errors import RefusedError
@@ -165,17 +166,11 @@ def workers(
         Verb.SIGNAL: Signal(commands),
         Verb.VERIFY: running,
         Verb.ROLLBACK: running,
-        **(
-            _move_workers(plan, HostFile(files.state_dir, plan.host.uuid), say)
-            if plan.kind == "move"
-            else {}
-        ),
+        **_move_workers(plan, HostFile(files.state_dir, plan.host.uuid), say),
     }
 
 
 def _move_workers(plan: Plan, book: HostBook, say: Say) -> Steps:
-    from hostagent.adapters.libvirt.move import LibvirtMover
-
     mover = LibvirtMover()
     return {
         Verb.CORDON: Cordon(book),

@@ -13,7 +13,7 @@ from hostagent.core.policy import OnReboot, Policy
 from hostagent.rules.move_checks import obstacles, obstacles_between
 from hostagent.rules.move_ladder import Obstacle, ladder, obstacles_here, stays_because
 from hostagent.rules.move_room import copied, needed_kib, reserve_kib, size, spare_kib
-from hostagent.rules.move_warnings import warnings
+from hostagent.rules.move_warnings import warnings, warnings_between
 from tests.rules.movables import (
     GIB,
     MIB,
@@ -109,7 +109,7 @@ class TestTheDestination:
     def test_with_an_older_libvirt_is_only_warned_of(self) -> None:
         where = destination(host(libvirt=8_000_000))
         assert found(movable(), LIVE, where) == ()
-        (warning,) = warnings(movable(), SOURCE, where, LIVE)
+        (warning,) = warnings_between(SOURCE, where)
         assert "libvirt 8.0.0, which is older than 9.0.0 on h1" in warning
 
 
@@ -330,19 +330,17 @@ class TestDisks:
 class TestWarnings:
     def test_of_clocks_that_differ(self) -> None:
         for ahead_ns, words in ((2000 * MS, "2s ahead of"), (-500 * MS, "500ms behind")):
-            (warning,) = warnings(
-                movable(), SOURCE, destination(host(clock_ahead_ns=ahead_ns)), LIVE
-            )
+            (warning,) = warnings_between(SOURCE, destination(host(clock_ahead_ns=ahead_ns)))
             assert f"the clock of h2 is {words} that of h1" in warning
 
     def test_not_of_clocks_that_may_be_the_same(self) -> None:
         near = destination(host(clock_ahead_ns=100 * MS))
         unsure = destination(host(clock_ahead_ns=900 * MS, clock_uncertainty_ns=800 * MS))
-        assert warnings(movable(), SOURCE, near, LIVE) == ()
-        assert warnings(movable(), SOURCE, unsure, LIVE) == ()
+        assert warnings_between(SOURCE, near) == ()
+        assert warnings_between(SOURCE, unsure) == ()
 
     def test_of_clocks_that_nobody_knows(self) -> None:
-        (warning,) = warnings(movable(), SOURCE, destination(host(clock_ahead_ns=None)), LIVE)
+        (warning,) = warnings_between(SOURCE, destination(host(clock_ahead_ns=None)))
         assert "not known" in warning
 
     @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ def result_of(story: Story, name: str) -> tuple[str, str]:
 def test_severity_is_the_documented_order() -> None:
     documented = "ambiguous resume-failed update-failed interrupted budget-exceeded partly done"
     assert [ending for ending in SEVERITY if ending is not Ending.REFUSED] == documented.split()
-    assert set(SEVERITY) == set(Ending)
+    assert set(SEVERITY) == set(Ending) - {Ending.FAILED}  # that is of moves, which have one result
 
 
 def _troubled(troubles: tuple[Ending, ...]) -> Story:
