@@ -1,7 +1,8 @@
 """`hostagent guest`: guests, what their owners allow to be done with them, and moving one.
 
 Layer: cli. `list` and `show` change nothing; `set` changes the guest's libvirt metadata only, and
-disturbs no guest; `migrate` is in guest_migrate. Documents: hostagent.guest-list/1, hostagent.guest/1; durations in seconds.
+disturbs no guest; `migrate` is in guest_migrate. Documents: hostagent.guest-list/1 and
+hostagent.guest/1; durations in seconds.
 """
 
 from dataclasses import asdict
