@@ -92,7 +92,7 @@ def _answers(
         machines={uuid: verdict[0] for uuid, verdict in judged.items()},
         cpus={uuid: verdict[1] for uuid, verdict in judged.items()},
         directories={place: found.get(place, NOT_IN_TIME) for place in paths},
-        same=frozenset() if host.same_machine else _same(there, source, guests, found, until_ns),
+        same={} if host.same_machine else _same(there, source, guests, found, until_ns),
         interfaces=interfaces,
     )
 
@@ -144,8 +144,8 @@ def _same(
     guests: Sequence[Movable],
     found: Mapping[str, Directory],
     until_ns: int,
-) -> frozenset[str]:
-    """The paths at which both hosts see the same file. Only what both have is looked at."""
+) -> Mapping[str, bool]:
+    """Whether both hosts see the same file, for paths that the destination has."""
     present = {path for looked in found.values() for path in looked.stamps}
     wanted = {
         place: both
@@ -153,7 +153,7 @@ def _same(
         if (both := tuple(path for path in paths if path in present))
     }
     if not wanted:
-        return frozenset()
+        return {}
     limit_ns = _share(until_ns)
     with suppress(HostagentError):
         return visit(
@@ -162,35 +162,41 @@ def _same(
             limit_ns,
             lambda here: _compared(here, there, wanted, limit_ns // 2),
         )
-    return frozenset()
+    return {}
 
 
 def _compared(
     here: Connection, there: Connection, wanted: Mapping[str, Sequence[str]], limit_ns: int
-) -> frozenset[str]:
+) -> Mapping[str, bool]:
     alike = spread(
         wanted, WORKERS, limit_ns, lambda place: _alike(here, there, place, wanted[place])
     )
-    return frozenset(path for paths in alike.values() for path in paths)
+    return {path: same for paths in alike.values() for path, same in paths.items()}
 
 
 def _alike(
     here: Connection, there: Connection, directory: str, paths: Sequence[str]
-) -> frozenset[str]:
+) -> Mapping[str, bool]:
     """Of one directory. Never raises."""
-    equal: set[str] = set()
+    found: dict[str, bool] = {}
     for _ in range(LOOKS):
         ours, theirs = _looked(here, directory, paths), _looked(there, directory, paths)
-        if ours is None or theirs is None:
+        if ours is None or theirs is None or ours.there is None:
             break
-        equal |= {path for path in paths if _one_file(ours.stamps, theirs.stamps, path)}
-        if len(equal) == len(paths):
+        for path in paths:
+            same = _one_file(ours.stamps.get(path), theirs.stamps.get(path))
+            if same is not None:
+                found[path] = found.get(path, False) or same
+        if all(found.get(path) for path in paths):
             break
-    return frozenset(equal)
+    return found
 
 
-def _one_file(ours: Mapping[str, str], theirs: Mapping[str, str], path: str) -> bool:
-    return bool(ours.get(path)) and ours.get(path) == theirs.get(path)
+def _one_file(ours: str | None, theirs: str | None) -> bool | None:
+    """None where nobody can tell: it is gone there, or its times are too coarse."""
+    if not theirs or ours == "":
+        return None
+    return ours == theirs
 
 
 def _pools(known: Sequence[Room], looked: Mapping[str, Directory]) -> tuple[Room, ...]:

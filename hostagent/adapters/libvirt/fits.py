@@ -19,13 +19,14 @@ NOT_IN_TIME = Directory(there=None, problem="libvirt did not answer in time")
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answers:
     """What the destination said. `machines` and `cpus` are its reasons against them, by guest:
-    empty where it has none, absent where it did not answer. `same` are paths at which both hosts
-    see one file; `interfaces` are None where they could not be listed."""
+    empty where it has none, absent where it did not answer. `same` says of paths whether both hosts
+    see one file there; absent where nobody can tell. `interfaces` are None where they could not be
+    listed."""
 
     machines: Mapping[str, str] = field(default_factory=dict)
     cpus: Mapping[str, str] = field(default_factory=dict)
     directories: Mapping[str, Directory] = field(default_factory=dict)
-    same: frozenset[str] = frozenset()
+    same: Mapping[str, bool] = field(default_factory=dict)
     same_machine: bool = False
     interfaces: frozenset[str] | None = None
 
@@ -88,9 +89,11 @@ def _own(guest: Movable) -> Iterator[Disk]:
 def _shared(guest: Movable, answers: Answers) -> Iterator[str]:
     """The targets of disks that both hosts reach."""
     for disk in guest.disks:
-        if disk.shared or answers.same_machine or disk.source in answers.same:
+        if disk.shared or answers.same_machine or answers.same.get(disk.source):
             yield disk.target
-    if guest.nvram and (guest.nvram_shared or answers.same_machine or guest.nvram in answers.same):
+    if guest.nvram and (
+        guest.nvram_shared or answers.same_machine or answers.same.get(guest.nvram)
+    ):
         yield NVRAM
 
 
@@ -128,7 +131,7 @@ def _copies(
             continue
         looked = answers.directories.get(directory_of(disk.source), NOT_IN_TIME)
         if disk.source in looked.stamps:
-            taken.append(disk.source)
+            (taken if disk.source in answers.same else unknown).append(disk.source)
         elif looked.there is None:
             unknown.append(disk.source)
         elif not looked.there:
