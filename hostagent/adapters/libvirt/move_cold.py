@@ -89,7 +89,6 @@ def _refusal(order: Order, here: Seen | None, there: Seen | None) -> str:
 
 def _carry(order: Order, source: Place, destination: Place, begun_ns: int) -> GuestOutcome:
     """Of a guest that is off."""
-    off_ns = time.monotonic_ns()
     try:
         text = source.guest(
             "reading its definition",
@@ -109,7 +108,7 @@ def _carry(order: Order, source: Place, destination: Place, begun_ns: int) -> Gu
         except HostagentError as error:
             return _back(order, source, destination, f"at the destination: {told(error)}")
         figures |= {
-            "downtime_ns": time.monotonic_ns() - off_ns,
+            "downtime_ns": _since(begun_ns),
             "downtime_source": "shutdown-to-start",
             "downtime_uncertainty_ns": int(move_ending.POLL_S * S),
         }
