@@ -17,7 +17,7 @@ from hostagent.adapters.libvirt.metadata import LibvirtNotes, read, write_home, 
 from hostagent.core.errors import AmbiguousError, LibvirtUnreachableError, RefusedError
 from hostagent.core.policy import GuestNotes, Home, OnReboot, Policy
 from hostagent.rules.policy import NAMESPACE
-from lab import LabError
+from lab import Lab, LabError
 from lab.host import Host
 from lab.processes import wait_until
 
@@ -353,6 +353,29 @@ def saving(light_host: Host) -> Iterator[Callable[[], None]]:
         guest.thaw()
     for thread in held:
         thread.join(30)
+
+
+def test_it_travels_with_a_guest_that_moves(make_light_lab: Callable[..., Lab]) -> None:
+    """Live, with its stored definition: both have it at the destination."""
+    here, there = make_light_lab(hosts=2, guests=1).hosts
+    guest, socket = here.guests[0], there.socket
+    guest.call("writing", lambda domain: (write_policy(domain, POLICY), write_home(domain, HOME)))
+    flags = libvirt.VIR_MIGRATE_LIVE | libvirt.VIR_MIGRATE_PEER2PEER
+    flags |= libvirt.VIR_MIGRATE_PERSIST_DEST | libvirt.VIR_MIGRATE_UNDEFINE_SOURCE
+    stream = {"migrate_uri": f"unix://{here.directory}/move.sock"}
+    to = f"qemu+unix:///session?socket={socket}"
+    guest.call("moving", lambda domain: domain.migrateToURI3(to, stream, flags), timeout_s=60)
+    connection = libvirt.open(there.uri)
+    domain = connection.lookupByUUIDString(guest.uuid)
+    assert (
+        names(domain, RUNNING)
+        == names(domain, STORED)
+        == ["owner", "on-reboot", "max-pause", "home"]
+    )
+    assert read(domain) == GuestNotes(policy=POLICY, home=HOME)
+    domain.destroy()
+    domain.undefine()
+    connection.close()
 
 
 def test_somebody_who_writes_at_the_same_time_is_noticed(domain: libvirt.virDomain) -> None:
