@@ -269,9 +269,18 @@ def test_what_a_killed_look_left_goes_with_the_next(
     target = f"<target><path>{directory}</path></target>"
     with connection(pair[1].uri) as conn:
         conn.storagePoolCreateXML(f"<pool type='dir'><name>{LOOK}left</name>{target}</pool>")
+        # Of a directory that nobody looks at any more, and one that somebody looks at just now.
+        names = {f"{LOOK}1700000000-aa": "old", f"{LOOK}{int(time.time())}-bb": "now"}
+        for name, part in names.items():
+            (directory / part).mkdir()
+            place = f"<target><path>{directory / part}</path></target>"
+            conn.storagePoolCreateXML(f"<pool type='dir'><name>{name}</name>{place}</pool>")
+    assert read_host(pair[1].uri, LIMIT_NS).pools == ()
     medium = Disk(target="sda", source=str(directory / "x.iso"), medium=True)
     assert fit(source, pair[1].uri, replace(guest, disks=(medium,))).missing == ()
-    assert pools(pair[1]) == []
+    assert pools(pair[1]) == [name for name, part in names.items() if part == "now"]
+    with connection(pair[1].uri) as conn:
+        conn.storagePoolLookupByTargetPath(str(directory / "now")).destroy()
 
 
 def test_a_destination_that_hangs_is_told_in_time(

@@ -53,8 +53,7 @@ def read_destination(
 
 
 def _beside(host: MoveHost, source: MoveHost) -> MoveHost:
-    """Two libvirts with local URIs are on one machine, and have one clock. A host elsewhere tells
-    its time to nobody through libvirt."""
+    """Two libvirts with local URIs are on one machine, and have one clock."""
     if not (addresses.is_local(host.uri) and addresses.is_local(source.uri)):
         return host
     return replace(host, same_machine=True, clock_ahead_ns=0)
@@ -77,6 +76,7 @@ def _answers(
     guests: Sequence[Movable],
     until_ns: int,
 ) -> Answers:
+    disks.sweep(there)
     by_uuid = {guest.uuid: guest for guest in guests}
     judged = spread(by_uuid, WORKERS, _share(until_ns), lambda uuid: _judged(there, by_uuid[uuid]))
     paths = paths_of(guests)

@@ -2,14 +2,17 @@
 
 Layer: adapters. libvirt sees files in storage pools. A path in none of them is looked at through a
 transient pool of its directory (hostagent-look-...), which is made, listed and taken away again;
-that builds nothing and touches no file, and a directory that is not there is refused. One that a
-killed hostagent left behind is taken over by the next look at that directory, and goes with it.
+that builds nothing and touches no file, and a directory that is not there is refused. One that was
+left behind (hostagent was killed, or the link cut) is taken over by the next look at its directory,
+and taken away by `sweep` once it is old.
 Deliberately absent: devices (a pool of /dev would list everything). Errors: none; what could not be
 looked at says why. Sources: https://libvirt.org/formatstorage.html, src/storage/storage_util.c.
 """
 
 import errno
+import re
 import secrets
+import time
 import xml.etree.ElementTree as ET
 from collections.abc import Sequence
 from contextlib import suppress
@@ -22,6 +25,9 @@ import libvirt
 from hostagent.adapters.libvirt import errors
 
 LOOK = "hostagent-look-"
+OLD_S = 600
+"""No look takes so long. By wall clocks, which may differ between those who look: one who loses a
+pool too early to that knows it, and what it looked for is unknown."""
 
 NETWORK_FILESYSTEMS = frozenset(
     {"nfs", "nfs4", "cifs", "smb3", "ceph", "fuse.ceph", "fuse.glusterfs", "gfs2", "ocfs2"}
@@ -82,6 +88,15 @@ def look(conn: libvirt.virConnect, directory: str, paths: Sequence[str]) -> Dire
                 pool.destroy()
 
 
+def sweep(conn: libvirt.virConnect) -> None:
+    """Take away what earlier looks left behind."""
+    with suppress(libvirt.libvirtError):
+        for pool in conn.listAllStoragePools():
+            begun = re.fullmatch(rf"{LOOK}(\d+)-\w+", pool.name())
+            if begun and abs(time.time() - int(begun[1])) > OLD_S:
+                pool.destroy()
+
+
 def _pool(conn: libvirt.virConnect, directory: str) -> tuple[libvirt.virStoragePool, bool]:
     """The active pool of this directory, and whether it is to be taken away afterwards."""
     try:
@@ -89,7 +104,7 @@ def _pool(conn: libvirt.virConnect, directory: str) -> tuple[libvirt.virStorageP
     except libvirt.libvirtError as error:
         if error.get_error_code() != libvirt.VIR_ERR_NO_STORAGE_POOL:
             raise
-        name = f"{LOOK}{secrets.token_hex(4)}"
+        name = f"{LOOK}{int(time.time())}-{secrets.token_hex(4)}"
         target = f"<target><path>{escape(directory)}</path></target>"
         made = conn.storagePoolCreateXML(f"<pool type='dir'><name>{name}</name>{target}</pool>")
         return made, True

@@ -3,21 +3,22 @@
 Layer: adapters; reads only. Everything is read in one visit: a connection that is opened, used and
 closed inside a thread of its own, since each of the three can hang with a libvirtd that hangs. So
 nothing of libvirt leaves `visit` but plain values. Errors: LibvirtUnreachableError, with what to do
-about it. Deliberately absent: the two hosts' clocks. libvirt tells no host's time, and a clock that
-was read through some guest's agent would be the guest's.
+about it. A host's clock is told by ssh where that leads there (remote_clock): libvirt tells no
+host's time, and a clock that was read through some guest's agent would be the guest's.
 """
 
 import time
 import xml.etree.ElementTree as ET
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Generic, TypeVar
 
 import libvirt
 
-from hostagent.adapters.libvirt import addresses, errors, metadata, words
+from hostagent.adapters.libvirt import addresses, errors, metadata, remote_clock, words
 from hostagent.adapters.libvirt import uri as uris
 from hostagent.adapters.libvirt.bounded import connect, spread, within
+from hostagent.adapters.libvirt.disks import LOOK
 from hostagent.core.errors import HostagentError, LibvirtUnreachableError
 from hostagent.core.model import GuestState
 from hostagent.core.move import MoveHost, Resident, Room
@@ -30,6 +31,7 @@ WORKERS = 4
 """One connection serves 5 calls at a time (libvirtd.conf: max_client_requests)."""
 
 NOTES_LIMIT_NS = 2 * S
+CLOCK_LIMIT_NS = 4 * S
 
 OFF = frozenset({GuestState.SHUT_OFF, GuestState.CRASHED})
 
@@ -77,7 +79,11 @@ def read_host(uri: str, limit_ns: int) -> MoveHost:
     """The host behind this URI. A libvirt that has just been installed starts every QEMU once
     before it answers, which takes seconds."""
     until_ns = time.monotonic_ns() + limit_ns
-    return visit(uri, "reading the host", limit_ns, lambda conn: _host(conn, uri, until_ns))
+    host = visit(uri, "reading the host", limit_ns, lambda conn: _host(conn, uri, until_ns))
+    clock = remote_clock.read(host.uri, min(CLOCK_LIMIT_NS, until_ns - time.monotonic_ns()))
+    if clock is None:
+        return host
+    return replace(host, clock_ahead_ns=clock.ahead_ns, clock_uncertainty_ns=clock.uncertainty_ns)
 
 
 def _host(conn: Connection, uri: str, until_ns: int) -> MoveHost:
@@ -116,7 +122,7 @@ def _networks(conn: Connection) -> tuple[str, ...]:
 
 def _rooms(conn: Connection) -> tuple[Room, ...]:
     pools = optional(lambda: conn.listAllStoragePools(), ())
-    rooms = filter(None, map(_room, pools))
+    rooms = (room for pool in pools if (room := _room(pool)) and not room.name.startswith(LOOK))
     return tuple(sorted(rooms, key=lambda room: room.name))
 
 
