@@ -5,8 +5,9 @@ are those of docs/how-to/use-the-lab.md. `from lab import Lab` is the whole entr
 """
 
 from lab.errors import CannotRun, LabBusy, LabError
-from lab.guests import Guest, GuestSort, GuestSpec
+from lab.guests import Guest, GuestSort, GuestSpec, Memory, Shutdown, Where
 from lab.lab import Lab
+from lab.move_witness import MoveWitness
 from lab.state import MOST_GUESTS, Tier
 from lab.witness import Witness
 
@@ -19,6 +20,10 @@ __all__ = [
     "Lab",
     "LabBusy",
     "LabError",
+    "Memory",
+    "MoveWitness",
+    "Shutdown",
     "Tier",
+    "Where",
     "Witness",
 ]

@@ -1,4 +1,4 @@
-"""What must be true of a host whenever nothing is going on: looked at after each test.
+"""What must be true of hosts whenever nothing is going on: looked at after each test.
 
 Layer: lab, above hosts. Invariants: it looks without libvirt wherever it can (QEMU's own monitor,
 /proc), changes nothing, and returns what it found as sentences; an empty list is a pass. What a
@@ -13,6 +13,7 @@ from pathlib import Path
 from lab.errors import LabError
 from lab.guests import Guest
 from lab.host import Host
+from lab.lab import Lab
 from lab.processes import (
     POLL_S,
     ProcessId,
@@ -41,6 +42,44 @@ class Expected:
 def findings(host: Host, expected: Expected) -> list[str]:
     """What is wrong with a host, after giving it a moment to settle."""
     return _settled(lambda: _look(host, expected), SETTLE_S)
+
+
+def findings_of_moves(lab: Lab) -> list[str]:
+    """What is wrong with a lab as a whole, after giving it a moment to settle: each guest has to be
+    in one place, with nothing left of a move."""
+    return _settled(lambda: _look_for_copies(lab) + _left_sockets(lab), SETTLE_S)
+
+
+def _look_for_copies(lab: Lab) -> list[str]:
+    found = []
+    for guest in lab.guests:
+        where = guest.where()
+        if len(where.running) > 1:
+            found.append(f"{guest.name} runs on {' and '.join(where.running)}")
+        if where.waiting:
+            found.append(
+                f"a QEMU is left on {' and '.join(where.waiting)} of a move of {guest.name}"
+            )
+        if set(where.active) - set(where.running) - set(where.waiting):
+            found.append(f"libvirt of {' and '.join(where.active)} calls {guest.name} active")
+        if len(where.defined) > 1:
+            found.append(f"{guest.name} is defined on {' and '.join(where.defined)}")
+        if not where.defined and not guest.spec.transient:
+            found.append(f"{guest.name} is defined nowhere")
+        if guest.spec.transient and where.defined:
+            found.append(f"{guest.name} was transient and is defined on {where.defined[0]}")
+        if len(where.defined) == len(where.running) == 1 and where.defined != where.running:
+            found.append(
+                f"{guest.name} runs on {where.running[0]} and is defined on {where.defined[0]}"
+            )
+    return found
+
+
+def _left_sockets(lab: Lab) -> list[str]:
+    """Sockets over which guests were moved."""
+    places = {host.move_directory for host in lab.hosts}
+    left = [path for place in places if place.exists() for path in place.iterdir()]
+    return [f"{path} was left by a move" for path in left]
 
 
 def _settled(look: Callable[[], list[str]], within_s: float) -> list[str]:
@@ -84,8 +123,9 @@ def _look_at_guest(guest: Guest, expected: Expected) -> list[str]:
 
 
 def _copies(host: Host) -> list[str]:
-    """Each guest has one QEMU at most, and there is none that no guest of the host owns."""
-    owned = {process for guest in host.guests if (process := guest.qemu()) is not None}
+    """There is no QEMU that is not the one of a guest of the lab."""
+    here = [process for guest in host.everyone for process in guest.qemus()]
+    owned = {process for place, process in here if place is host}
     stray = [process for process in host.qemu_processes() if process not in owned]
     return [f"QEMU {process.pid} on {host.name} belongs to no guest" for process in stray]
 

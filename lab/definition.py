@@ -8,8 +8,10 @@ source, because on a busy machine a guest under emulation measures its TSC wrong
 runs seconds off.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from itertools import count
 from pathlib import Path
 from xml.sax.saxutils import escape
 
@@ -46,6 +48,19 @@ class GuestSort(StrEnum):
         return self is not GuestSort.PLAIN
 
 
+class Shutdown(StrEnum):
+    """What a guest does when it is asked to shut down, by its agent or by its power button.
+
+    works     it does
+    ignored   nothing: nobody listens to the button, and the agent (if there is one) fails
+    hangs     it begins, and never ends
+    """
+
+    WORKS = "works"
+    IGNORED = "ignored"
+    HANGS = "hangs"
+
+
 MIXTURE = (
     GuestSort.AGENT,
     GuestSort.DISK,
@@ -63,6 +78,12 @@ class GuestSpec:
     to QEMU's command line; `kernel_arguments` to that of the guest's kernel (those that guest_init
     reads too: the last one of a name counts, as in "halab.block=guest-exec"). `clock` holds the
     attributes of libvirt's <clock>.
+
+    `transient`: created, and defined nowhere. `off`: defined, and not started. `network`: "user",
+    or the name of a network of libvirt's (needed to start, not to define); none by default.
+    `cdrom`: the path of an image in its CD drive. `snapshot`: the name of one taken before its
+    first start (it needs a disk). `shutdown`: what it does when it is asked to shut down.
+    `writes_mib_s`: memory that it writes in a second, none of it zero.
     """
 
     sort: GuestSort = GuestSort.AGENT
@@ -74,19 +95,39 @@ class GuestSpec:
     clock: str = UTC
     kernel_arguments: str = ""
     qemu_arguments: tuple[str, ...] = ()
+    transient: bool = False
+    autostart: bool = False
+    off: bool = False
+    network: str = ""
+    cdrom: str = ""
+    snapshot: str = ""
+    shutdown: Shutdown | None = None
+    writes_mib_s: int = 0
+
+    @property
+    def hears_shutdown(self) -> Shutdown:
+        """What it does when asked to shut down: a plain guest ignores it unless told otherwise."""
+        if self.shutdown is not None:
+            return self.shutdown
+        return Shutdown.IGNORED if self.sort is GuestSort.PLAIN else Shutdown.WORKS
 
 
-def mixture(count: int) -> tuple[GuestSpec, ...]:
+def mixture(wanted: int) -> tuple[GuestSpec, ...]:
     """So many guests: one of each sort first, then ordinary ones with an agent."""
-    sorts = [*MIXTURE[:count], *([GuestSort.AGENT] * (count - len(MIXTURE)))]
+    sorts = [*MIXTURE[:wanted], *([GuestSort.AGENT] * (wanted - len(MIXTURE)))]
     return tuple(GuestSpec(sort=sort) for sort in sorts)
 
 
-def named(specs: tuple[GuestSpec, ...], first: int) -> tuple[GuestSpec, ...]:
-    """The same with names: g1, g2 ... counted over the whole lab."""
-    return tuple(
-        replace(spec, name=spec.name or f"g{number}") for number, spec in enumerate(specs, first)
-    )
+def named(groups: Sequence[Sequence[GuestSpec]]) -> list[tuple[GuestSpec, ...]]:
+    """The same, host by host, with names: g1, g2 ... counted over the whole lab."""
+    numbers = count(1)
+    return [
+        tuple(
+            replace(spec, name=spec.name or f"g{number}")
+            for spec, number in zip(group, numbers, strict=False)
+        )
+        for group in groups
+    ]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -191,6 +232,8 @@ def domain_xml(
     {_channel(AGENT_PORT) if spec.sort.has_channel else ""}
     {_channel("halab.agent") if spec.sort is GuestSort.SCRIPTED else ""}
     {_disk(files) if spec.sort is GuestSort.DISK else ""}
+    {_cdrom(spec.cdrom) if spec.cdrom else ""}
+    {_interface(spec.network) if spec.network else ""}
   </devices>
   <qemu:commandline>
     {"".join(_nothing_argument(name) for name in CARRIERS)}
@@ -234,6 +277,20 @@ def _disk(files: Files) -> str:
     )
 
 
+def _cdrom(path: str) -> str:
+    return (
+        f"<disk type='file' device='cdrom'><driver name='qemu' type='raw'/>"
+        f"<source file='{escape(path)}'/><target dev='sda' bus='sata'/><readonly/></disk>"
+    )
+
+
+def _interface(network: str) -> str:
+    if network == "user":
+        return "<interface type='user'><model type='virtio'/></interface>"
+    source = f"<source network='{escape(network)}'/>"
+    return f"<interface type='network'>{source}<model type='virtio'/></interface>"
+
+
 def _nothing_argument(name: str) -> str:
     return _arguments("-chardev", f"null,id=halab-nothing-{name}")
 
@@ -256,6 +313,8 @@ def _kernel_arguments(spec: GuestSpec, accelerator: str) -> str:
     words.append(f"halab.hwclock={'missing' if spec.sort is GuestSort.NO_HWCLOCK else 'works'}")
     words.append(f"halab.disk={int(spec.sort is GuestSort.DISK)}")
     words.append(f"halab.busy={BUSY_MIB if spec.sort is GuestSort.BUSY else 0}")
+    words.append(f"halab.shutdown={spec.hears_shutdown}")
+    words.append(f"halab.writes={spec.writes_mib_s}")
     return " ".join([*words, spec.kernel_arguments]).strip()
 
 

@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, TypeVar, cast
+from typing import TypeVar
 
 import libvirt
 
@@ -23,10 +23,10 @@ from lab.calls import DOMAIN_STATES, connection, within
 from lab.clock_port import ClockReading, read_clock
 from lab.definition import (
     AGENT_PORT,
-    UTC,
     Files,
     GuestSort,
     GuestSpec,
+    Shutdown,
     domain_xml,
     mixture,
     named,
@@ -34,9 +34,12 @@ from lab.definition import (
 from lab.errors import LabError
 from lab.images import Images
 from lab.inside import Hwclock, Inside
+from lab.memory import Memory, Remembering
+from lab.owner import owned
 from lab.placed import Home, Placed, Where
 from lab.processes import wait_until
 from lab.qmp import ask
+from lab.restore import bring_back, set_up_anew
 
 __all__ = [
     "ClockReading",
@@ -46,6 +49,8 @@ __all__ = [
     "GuestSpec",
     "Home",
     "Hwclock",
+    "Memory",
+    "Shutdown",
     "Where",
     "mixture",
     "named",
@@ -58,18 +63,6 @@ BOOT_S = 90
 _keys = itertools.count(1)
 
 
-class _Owned(Protocol):
-    """Calls of an owner, which hostagent never makes and the project's libvirt types leave out."""
-
-    def pMWakeup(self) -> int: ...
-
-    def fsThaw(self) -> int: ...
-
-    def abortJob(self) -> int: ...
-
-    def managedSaveRemove(self) -> int: ...
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Count:
     """One line of a guest's counter, with the guest's own clocks."""
@@ -79,7 +72,7 @@ class Count:
     uptime_s: float
 
 
-class Guest(Inside, Placed):
+class Guest(Inside, Remembering, Placed):
     """One guest of a lab."""
 
     def __init__(
@@ -135,10 +128,18 @@ class Guest(Inside, Placed):
             files=self.files,
         )
 
-    def call(self, what: str, work: Callable[[libvirt.virDomain], T], timeout_s: float = 30) -> T:
-        """A libvirt call on this guest where it is, on a connection of its own, with a limit."""
-        with connection(self.host.uri) as conn:
-            text = f"{what} of {self.name}"
+    def call(
+        self,
+        what: str,
+        work: Callable[[libvirt.virDomain], T],
+        timeout_s: float = 30,
+        on: Home | None = None,
+    ) -> T:
+        """A libvirt call on this guest, where it is or on a given host, on a connection of its own,
+        with a time limit."""
+        host = on or self.host
+        with connection(host.uri) as conn:
+            text = f"{what} of {self.name} on {host.name}"
             return within(timeout_s, text, lambda: work(conn.lookupByUUIDString(self.uuid)))
 
     def define(self) -> None:
@@ -146,10 +147,21 @@ class Guest(Inside, Placed):
         with connection(self.home.uri) as conn:
             within(30, f"defining {self.name}", lambda: conn.defineXML(self.definition()))
 
+    def make(self) -> None:
+        """Bring it into being as its spec says."""
+        set_up_anew(self)
+        if not self.spec.off:
+            self.start()
+
     def start(self, *, wait: bool = True) -> None:
         """Power it on and, unless told otherwise, wait until it has booted."""
         self.files.counter.unlink(missing_ok=True)
-        self.call("start", lambda domain: domain.create(), timeout_s=60)
+        if self.spec.transient:
+            with connection(self.home.uri) as conn:
+                text = f"start of {self.name}"
+                within(60, text, lambda: conn.createXML(self.definition()))
+        else:
+            self.call("start", lambda domain: domain.create(), timeout_s=60)
         process = self.qemu()
         if process is not None:
             self.host.note(process, f"qemu-{self.name}")
@@ -324,40 +336,8 @@ class Guest(Inside, Placed):
 
     def wake(self) -> None:
         """Wake it from sleep."""
-        self.call("wake-up", lambda domain: cast(_Owned, domain).pMWakeup())
+        self.call("wake-up", lambda domain: owned(domain).pMWakeup())
 
     def restore(self) -> None:
-        """Bring it back to how the lab handed it out: defined, running, thawed, agent answering."""
-        if self.frozen():
-            self.thaw()
-        self.define()
-        self._clear()
-        state = self.state()
-        if state == "paused":
-            self.resume()
-        elif state == "pmsuspended":
-            self.wake()
-            self.wait_counting()  # what its shell is told while it wakes up is lost
-        elif state != "running":
-            self.destroy()
-            self.start()
-        self._put_back_inside()
-        self.wait_agent()
-        if self.sort is GuestSort.DISK:
-            with suppress(LabError):
-                self.call("thaw", lambda domain: cast(_Owned, domain).fsThaw(), timeout_s=5)
-
-    def _put_back_inside(self) -> None:
-        """Its agent, hwclock and clock as they were; one that does not listen is booted anew."""
-        try:
-            self.put_back(int(time.time()) if self.spec.clock == UTC else None)
-        except (LabError, TimeoutError):
-            self.destroy()
-            self.start()
-
-    def _clear(self) -> None:
-        """Take away what a test may have left with libvirt: a job, a saved state."""
-        with suppress(LabError):
-            self.call("abort of a job", lambda domain: cast(_Owned, domain).abortJob())
-        with suppress(LabError):
-            self.call("removal", lambda domain: cast(_Owned, domain).managedSaveRemove())
+        """Bring it back to how the lab handed it out: at home, set up as made, running."""
+        bring_back(self)

@@ -29,7 +29,10 @@ class Host(ABC):
         self.accelerator = accelerator
         self.directory = Path(record.directory)
         self.guests: list[Guest] = []
+        self.everyone: list[Guest] = self.guests
+        """The guests of all hosts of the lab: any of them may come here."""
         self.move_directory = directory.path / "m"
+        """Where guests on their way between light hosts have their sockets; all may write there."""
 
     def __repr__(self) -> str:
         return f"<host {self.name} at {self.directory}>"
@@ -185,11 +188,29 @@ class Host(ABC):
 
     def restore(self) -> None:
         """Bring host and guests back to how they were handed out, whatever a test did to them."""
+        restore_all([self], self.guests)
+
+    def put_right(self) -> None:
+        """Its libvirtd runs and answers."""
         if self.frozen():
             self.thaw()
         self.start_libvirtd()
-        for guest in self.guests:
-            guest.restore()
-        counted = [(guest, guest.counter()) for guest in self.guests]
-        for guest, count in counted:
-            guest.wait_counting(since=count)
+
+    def remove_left_sockets(self) -> None:
+        """Take away what moves left; libvirt leaves the socket of every move that failed."""
+        if self.move_directory.exists():
+            for path in self.move_directory.iterdir():
+                path.unlink(missing_ok=True)
+
+
+def restore_all(hosts: Sequence[Host], guests: Sequence[Guest]) -> None:
+    """Bring hosts and guests back to how they were handed out, whatever a test did to them."""
+    for host in hosts:
+        host.put_right()
+    for guest in guests:
+        guest.restore()
+    counted = [(guest, guest.counter()) for guest in guests if not guest.spec.off]
+    for guest, count in counted:
+        guest.wait_counting(since=count)
+    for host in hosts:
+        host.remove_left_sockets()

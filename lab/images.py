@@ -22,13 +22,14 @@ from lab.tools import run
 Say = Callable[[str], None]
 
 INIT = Path(__file__).with_name("guest_init")
-RECIPE = "1"
+RECIPE = "2"
 """Changed whenever this file changes what an image contains: old images are then not used."""
 
 KERNEL_PACKAGE = "linux-image-cloud-amd64"
 DISK_MIB = 64
 MODULES = (
-    # Console and agent ports, network, disk; pvpanic lets a guest's crash be seen by libvirt.
+    # Console and agent ports, network, disk; pvpanic lets a guest's crash be seen by libvirt; the
+    # last two are for the power button.
     "virtio_pci",
     "virtio_console",
     "virtio_net",
@@ -36,6 +37,8 @@ MODULES = (
     "crc32c_generic",
     "ext4",
     "pvpanic-mmio",
+    "button",
+    "evdev",
 )
 
 

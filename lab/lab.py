@@ -16,7 +16,7 @@ from lab.cleanup import remove
 from lab.errors import LabBusy, LabError
 from lab.full import FullHost, control_groups, start_network
 from lab.guests import Guest, GuestSort, GuestSpec, Where, mixture, named
-from lab.host import Host
+from lab.host import Host, restore_all
 from lab.images import Images, Say, guest_images
 from lab.light import LightHost
 from lab.probe import accelerator, require
@@ -58,6 +58,8 @@ class Lab:
         self.hosts: list[Host] = []
         for record in state.hosts:
             self.hosts.append(self._host(record))
+        for host in self.hosts:
+            host.everyone = self.guests
 
     @classmethod
     def up(
@@ -65,19 +67,20 @@ class Lab:
         name: str = DEFAULT_NAME,
         tier: Tier | str = Tier.LIGHT,
         hosts: int = 1,
-        guests: int | Sequence[GuestSpec] = 4,
+        guests: int | Sequence[GuestSpec] | Sequence[Sequence[GuestSpec]] = 4,
         *,
         stays: bool = False,
         say: Say = silent,
     ) -> Self:
-        """Make a lab; `guests` are per host, and counted through over the lab.
+        """Make a lab; `guests` are per host (the same on each, or a sequence for each host), and
+        counted through over the lab.
 
         It belongs to this process and keeps its lock until `down` (use it as a context manager),
         unless it `stays`. What a killed `up`, or a process that died without `down`, left under
         this name is taken away first; a lab that stays is not.
         """
-        specs = mixture(guests) if isinstance(guests, int) else tuple(guests)
-        if hosts < 1 or hosts * len(specs) > MOST_GUESTS:
+        specs = _specs_by_host(hosts, guests)
+        if hosts < 1 or sum(map(len, specs)) > MOST_GUESTS:
             raise LabError(f"a lab has at least one host and at most {MOST_GUESTS} guests")
         require(Tier(tier))
         directory = LabDirectory(name)
@@ -90,7 +93,7 @@ class Lab:
             raise
         try:
             images = guest_images(say)
-            chosen = [named(specs, 1 + number * len(specs)) for number in range(hosts)]
+            chosen = named(specs)
             state = _new_state(directory, Tier(tier), chosen, accelerator(images), stays)
             lab = cls(directory, state, images, [spec for group in chosen for spec in group])
             lab._bring_up(say)
@@ -145,6 +148,10 @@ class Lab:
             if guest.name == name:
                 return guest
         raise LabError(f"lab {self.name} has no guest {name}")
+
+    def restore(self) -> None:
+        """Bring all hosts and guests back to how they were handed out, each guest at home."""
+        restore_all(self.hosts, self.guests)
 
     @staticmethod
     def where(guest: Guest) -> Where:
@@ -215,6 +222,19 @@ class Lab:
             say(f"host {host.name} is up")
 
 
+def _specs_by_host(
+    hosts: int, guests: int | Sequence[GuestSpec] | Sequence[Sequence[GuestSpec]]
+) -> list[tuple[GuestSpec, ...]]:
+    """What is wanted on each host."""
+    if isinstance(guests, int):
+        return [mixture(guests)] * hosts
+    alike = tuple(spec for spec in guests if isinstance(spec, GuestSpec))
+    each = [tuple(group) for group in guests if not isinstance(group, GuestSpec)]
+    if (alike and each) or (each and len(each) != hosts):
+        raise LabError(f"guests are one sequence for all hosts, or {hosts} for a host each")
+    return each or [alike] * hosts
+
+
 def _remove(directory: LabDirectory) -> list[str]:
     if not directory.locked and not directory.lock():
         raise LabBusy(f"lab {directory.name} is in use by another process")
@@ -225,8 +245,7 @@ def _remove(directory: LabDirectory) -> list[str]:
 
 
 def _boot(guest: Guest) -> Guest:
-    guest.define()
-    guest.start()
+    guest.make()
     return guest
 
 

@@ -29,7 +29,7 @@ _TURN_S = 0.05
 
 
 class Watched(Protocol):
-    """What the witness needs of a guest."""
+    """What the witness needs of a guest: where its monitor is is asked anew for each QEMU."""
 
     @property
     def name(self) -> str:
@@ -70,15 +70,18 @@ class Pause:
 
 
 class Witness:
-    """Listens to one guest from its creation until `close`."""
+    """Listens to one guest from its creation until `close`.
 
-    def __init__(self, guest: Watched, timeout_s: float = 5) -> None:
+    One that `waits` may be made before the guest has a QEMU, and hears it from its beginning.
+    """
+
+    def __init__(self, guest: Watched, timeout_s: float = 5, *, waits: bool = False) -> None:
         self._guest = guest
         self._events: list[Event] = []
         self._answers: dict[str, queue.Queue[Any]] = {}
         self._keys = itertools.count(1)
         self._closing = threading.Event()
-        self._monitor: Monitor | None = Monitor(guest.witness_socket, timeout_s)
+        self._monitor = None if waits else Monitor(guest.witness_socket, timeout_s)
         self._thread = threading.Thread(
             target=self._listen, name=f"witness-{guest.name}", daemon=True
         )
@@ -102,7 +105,7 @@ class Witness:
 
     def pauses(self) -> tuple[Pause, ...]:
         """All pauses until now; one whose end was not seen has no resume."""
-        return tuple(_pair(self.events))
+        return tuple(pair(self.events))
 
     def status(self, timeout_s: float = 2) -> str:
         """QEMU's own word for the guest's state ("running", "paused" ...), asked for now.
@@ -175,7 +178,7 @@ def _wall_ns(stamp: dict[str, int]) -> int | None:
     return stamp["seconds"] * 1_000_000_000 + stamp["microseconds"] * 1_000
 
 
-def _pair(events: tuple[Event, ...]) -> Iterator[Pause]:
+def pair(events: tuple[Event, ...]) -> Iterator[Pause]:
     """Each STOP with the RESUME that follows it."""
     stop: Event | None = None
     for event in events:

@@ -19,15 +19,32 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from lab import CannotRun, Guest, GuestSort, GuestSpec, Lab, LabBusy, LabError, Tier, Witness
-from lab.audit import MARK, Expected, findings, left_processes
+from lab import (
+    CannotRun,
+    Guest,
+    GuestSort,
+    GuestSpec,
+    Lab,
+    LabBusy,
+    LabError,
+    MoveWitness,
+    Tier,
+    Witness,
+)
+from lab.audit import MARK, Expected, findings, findings_of_moves, left_processes
 from lab.host import Host
 
 SHARED_SORTS = (GuestSort.AGENT, GuestSort.DISK, GuestSort.PLAIN, GuestSort.NO_HWCLOCK)
+MOVING_SORTS = (
+    (GuestSort.AGENT, GuestSort.DISK, GuestSort.PLAIN),
+    (GuestSort.AGENT,),
+)
 TIER_FIXTURES = {
-    Tier.LIGHT: {"light_host", "fresh_light_host", "make_light_lab"},
+    Tier.LIGHT: {"light_host", "fresh_light_host", "make_light_lab", "two_light_hosts"},
     Tier.FULL: {"full_host", "make_full_lab"},
 }
+
+Guests = int | Sequence[GuestSpec] | Sequence[Sequence[GuestSpec]]
 
 not_run_key = pytest.StashKey[dict[str, str]]()
 
@@ -72,9 +89,7 @@ def _cannot(config: pytest.Config, group: str, reason: str) -> None:
     pytest.skip(reason)
 
 
-def _make_lab(
-    config: pytest.Config, tier: Tier, hosts: int, guests: int | Sequence[GuestSpec]
-) -> Lab:
+def _make_lab(config: pytest.Config, tier: Tier, hosts: int, guests: Guests) -> Lab:
     """A lab under the first name that no other test session holds."""
     prefix = os.environ.get("HALAB_NAME", "t")
     for number in range(1, 100):
@@ -93,10 +108,9 @@ def _lab_maker(
 ) -> Callable[..., Lab]:
     """A function that makes labs of a tier; at the end each is audited, then taken away."""
 
-    def make(hosts: int = 1, guests: int | Sequence[GuestSpec] = 2) -> Lab:
+    def make(hosts: int = 1, guests: Guests = 2) -> Lab:
         lab = stack.enter_context(_make_lab(config, tier, hosts, guests))
-        for host in lab.hosts:
-            stack.callback(audit.check, host)
+        stack.callback(audit.check_lab, lab)
         return lab
 
     return make
@@ -127,6 +141,13 @@ class Audit:
         found = findings(host, self.expected)
         if found:
             pytest.fail(f"audit of {host.name}: {'; '.join(found)}", pytrace=False)
+
+    def check_lab(self, lab: Lab) -> None:
+        """Fail the test when a host is not in order, or a guest not in one place."""
+        found = [text for host in lab.hosts for text in findings(host, self.expected)]
+        found += findings_of_moves(lab)
+        if found:
+            pytest.fail(f"audit of {lab.name}: {'; '.join(found)}", pytrace=False)
 
 
 @pytest.fixture(autouse=True)
@@ -192,6 +213,21 @@ def fresh_light_host(make_light_lab: Callable[..., Lab]) -> Host:
 
 
 @pytest.fixture(scope="session")
+def _shared_moving_lab(request: pytest.FixtureRequest) -> Iterator[Lab]:
+    specs = [[GuestSpec(sort=sort) for sort in sorts] for sorts in MOVING_SORTS]
+    with _make_lab(request.config, Tier.LIGHT, 2, specs) as lab:
+        yield lab
+
+
+@pytest.fixture
+def two_light_hosts(_shared_moving_lab: Lab, audit: Audit) -> Iterator[Lab]:
+    """The session's two light hosts: g1 (agent), g2 (disk), g3 (plain) on h1, g4 (agent) on h2."""
+    _shared_moving_lab.restore()
+    yield _shared_moving_lab
+    audit.check_lab(_shared_moving_lab)
+
+
+@pytest.fixture(scope="session")
 def _shared_full_lab(request: pytest.FixtureRequest) -> Iterator[Lab]:
     with _make_lab(request.config, Tier.FULL, 1, 2) as lab:
         yield lab
@@ -218,3 +254,10 @@ def witness() -> Iterator[Callable[[Guest], Witness]]:
     """witness(guest) listens to a guest's QEMU until the test ends."""
     with ExitStack() as stack:
         yield lambda guest: stack.enter_context(Witness(guest))
+
+
+@pytest.fixture
+def move_witness() -> Iterator[Callable[[Guest], MoveWitness]]:
+    """move_witness(guest) listens to a guest's QEMUs on all hosts until the test ends."""
+    with ExitStack() as stack:
+        yield lambda guest: stack.enter_context(MoveWitness(guest))
