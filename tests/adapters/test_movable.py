@@ -216,7 +216,7 @@ def test_a_host_is_read(light_host: Host) -> None:
     assert [(guest.name, guest.active, guest.memory_kib) for guest in host.guests] == [
         (f"g{number}", True, 128 * 1024) for number in range(1, 5)
     ]
-    assert host.clock_ahead_ns is None
+    assert (host.clock_ahead_ns, host.clock_uncertainty_ns) == (0, 0)
     light_host.guest("g4").destroy()
     last = read_host(light_host.uri, 10 * S).guests[-1]
     assert (last.active, last.memory_kib) == (False, 128 * 1024)

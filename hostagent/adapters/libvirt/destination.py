@@ -53,10 +53,10 @@ def read_destination(
 
 
 def _beside(host: MoveHost, source: MoveHost) -> MoveHost:
-    """Two libvirts with local URIs are on one machine, and have one clock."""
+    """Two libvirts with local URIs are on one machine."""
     if not (addresses.is_local(host.uri) and addresses.is_local(source.uri)):
         return host
-    return replace(host, same_machine=True, clock_ahead_ns=0)
+    return replace(host, same_machine=True)
 
 
 def _ask(source: MoveHost, host: MoveHost, guests: Sequence[Movable], until_ns: int) -> Answers:

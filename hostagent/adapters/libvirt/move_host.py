@@ -80,6 +80,8 @@ def read_host(uri: str, limit_ns: int) -> MoveHost:
     before it answers, which takes seconds."""
     until_ns = time.monotonic_ns() + limit_ns
     host = visit(uri, "reading the host", limit_ns, lambda conn: _host(conn, uri, until_ns))
+    if addresses.is_local(host.uri):
+        return replace(host, clock_ahead_ns=0)
     clock = remote_clock.read(host.uri, min(CLOCK_LIMIT_NS, until_ns - time.monotonic_ns()))
     if clock is None:
         return host
