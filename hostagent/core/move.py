@@ -55,7 +55,8 @@ class Movable:
     are the names of snapshots that libvirt has metadata of. `home` is the breadcrumb: the UUID of
     the host that it was moved away from, or empty. `channel`: it has an agent's channel; `agent`:
     and an agent is connected to it. `frozen`: its file systems are frozen (None:
-    not known). `problems` are those of its policy, as somebody else wrote it.
+    not known). `problems` are those of its policy, as somebody else wrote it; `unread` is
+    why its policy could not be read, empty where it was.
     """
 
     name: str
@@ -90,6 +91,7 @@ class Movable:
     home: str = ""
     policy: Policy = field(default_factory=Policy)
     problems: tuple[str, ...] = ()
+    unread: str = ""
 
     @property
     def active(self) -> bool:

@@ -55,8 +55,10 @@ class Home:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GuestNotes:
     """All that is noted in a guest's metadata. `problems` are sentences about what somebody wrote
-    there that is not right; the defaults apply in its place."""
+    there that is not right; the defaults apply in its place. `unread` is why it could not be read:
+    then nobody knows what the owner allows."""
 
     policy: Policy = field(default_factory=Policy)
     problems: tuple[str, ...] = ()
+    unread: str = ""
     home: Home | None = None

@@ -71,10 +71,10 @@ _UNFINISHED = ("post-copy", "post-copy failed")
 
 def ladder(guest: Movable) -> tuple[Method, ...]:
     """The methods that the guest's state and policy allow, the gentlest first. One that is shut off
-    has nothing to lose; one that its owner paused, or that is gone once it is shut off (transient),
-    may only be moved live. Empty: see `stays_because`."""
+    has nothing to lose, and goes unless it is to stay here; one that its owner paused, or that is
+    gone once it is shut off (transient), may only be moved live. Empty: see `stays_because`."""
     if guest.state is GuestState.SHUT_OFF:
-        return (Method.OFFLINE,)
+        return (Method.OFFLINE,) if guest.policy.on_reboot else ()
     if _left_alone(guest):
         return ()
     allowed = tuple(
@@ -147,6 +147,14 @@ def _state(guest: Movable, method: Method) -> Iterator[Found]:
         yield "it is paused by its owner, and can't shut down", "move it live, or resume it first"
 
 
+def _unread(guest: Movable, method: Method) -> Iterator[Found]:
+    if guest.unread:
+        yield (
+            f"what its owner allows could not be read: {guest.unread}",
+            "try again; `hostagent guest show` reads it too",
+        )
+
+
 def _job(guest: Movable, method: Method) -> Iterator[Found]:
     if guest.job:
         abort = f"`virsh domjobabort {word(guest.name)}`"
@@ -189,6 +197,7 @@ def _transient(guest: Movable, method: Method) -> Iterator[Found]:
 _SHUTS_DOWN = frozenset({Method.COLD, Method.SHUTDOWN})
 _CHECKS: tuple[tuple[Callable[[Movable, Method], Iterator[Found]], frozenset[Method]], ...] = (
     (_state, frozenset(Method)),
+    (_unread, frozenset(Method)),
     (_job, frozenset(Method)),
     (_unmovable, frozenset(Method) - {Method.SHUTDOWN}),
     (_frozen, _SHUTS_DOWN),

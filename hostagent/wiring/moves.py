@@ -200,14 +200,9 @@ def _leg_home(
     try:
         source = read_host(uri, READ_LIMIT_NS)
         guests = read_guests(uri, [each.uuid for each in awaited], READ_LIMIT_NS)
-        there = read_destination(source, here.uri, guests, READ_LIMIT_NS)
+        there = read_destination(source, here.uri, guests, READ_LIMIT_NS, home=home)
     except HostagentError as error:
         return None, {each.uuid: (each.name, error.message) for each in awaited}
-    if there.host.same_machine:
-        source = replace(source, clock_ahead_ns=0)
-    there = replace(there, host=replace(there.host, clock_ahead_ns=0))
-    if home:
-        there = replace(there, via=home, unreachable="")
     found = {guest.uuid for guest in guests}
     missing = {
         each.uuid: (each.name, f"it is not on {source.name} any more")

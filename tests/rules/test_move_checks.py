@@ -371,7 +371,7 @@ class TestLadder:
             ({**EVERYTHING, **PAUSED}, (LIVE,)),
             ({**EVERYTHING, "persistent": False}, (LIVE,)),
             ({**EVERYTHING, **OFF}, (OFFLINE,)),
-            ({**policy(), **OFF}, (OFFLINE,)),
+            ({**policy(OnReboot.COLD), **OFF}, (OFFLINE,)),
         ],
     )
     def test_has_the_gentlest_first(
@@ -496,3 +496,15 @@ def test_a_guest_has_a_ladder_within_its_policy_or_a_reason(guest: Movable) -> N
 )
 def test_sizes_are_as_people_write_them(kib: int, words: str) -> None:
     assert size(kib) == words
+
+
+class TestTheOwnersWord:
+    def test_that_could_not_be_read_bars_everything(self) -> None:
+        assert stopped_for("could not be read", unread="no answer in time") == set(Method)
+
+    def test_to_stay_here_counts_for_one_that_is_off_too(self) -> None:
+        stays = movable(**OFF, **policy())
+        assert ladder(stays) == ()
+        because = stays_because(stays)
+        assert because is not None
+        assert "stay here" in because.reason

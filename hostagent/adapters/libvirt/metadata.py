@@ -188,7 +188,7 @@ def _read_any(domain: libvirt.virDomain | None) -> GuestNotes:
 
 
 def _unread(why: str) -> GuestNotes:
-    return GuestNotes(problems=(f"its metadata could not be read: {why}",))
+    return GuestNotes(problems=(f"its metadata could not be read: {why}",), unread=why)
 
 
 def _write(

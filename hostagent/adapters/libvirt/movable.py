@@ -163,7 +163,7 @@ def _notes(domain: libvirt.virDomain) -> GuestNotes:
     try:
         return metadata.read(domain)
     except HostagentError as error:
-        return GuestNotes(problems=(f"its metadata could not be read: {error.message}",))
+        return GuestNotes(unread=error.message)
 
 
 def _definition(conn: Connection, domain: libvirt.virDomain, host_cpu: str) -> Definition:
@@ -262,6 +262,7 @@ def _movable(
         home=known.notes.home.host_uuid if known.notes.home else "",
         policy=known.notes.policy,
         problems=known.notes.problems,
+        unread=known.notes.unread,
     )
     return base if known.definition is None else _defined(base, known.definition, found, local)
 
