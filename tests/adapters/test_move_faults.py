@@ -6,9 +6,11 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 
+import libvirt
 import pytest
 
 from hostagent.adapters.libvirt.events import Events
+from hostagent.adapters.libvirt.move_live import flags_of, parameters_of
 from hostagent.core.move import Method
 from lab import Lab
 from lab.processes import wait_until
@@ -120,6 +122,21 @@ def test_destination_libvirt_frozen_in_the_hand_over_starts_no_second_copy(rig: 
     assert goes_on_here(rig)
 
 
+def test_a_move_that_outlives_its_caller_is_found_and_waited_for(rig: Rig) -> None:
+    order = rig.order(bandwidth_mib_s=SLOW)
+    domain = libvirt.open(rig.here.uri).lookupByUUIDString(rig.guest.uuid)
+    call = threading.Thread(
+        target=domain.migrateToURI3, args=(order.via, parameters_of(order), flags_of(order))
+    )
+    call.start()
+    rig.copy_on(rig.there)
+    assert rig.mover.look(rig.order(limit_s=1)).result == "under-way"
+    assert rig.mover.look(rig.order(limit_s=60)).result == "moved"
+    call.join(10)
+    assert rig.is_on(rig.there)
+    rig.guest.wait_counting()
+
+
 def test_destination_qemu_killed_while_copying(rig: Rig) -> None:
     moving = rig.begun_copying(rig.order(bandwidth_mib_s=SLOW))
     rig.copy_on(rig.there).send(signal.SIGKILL)
@@ -177,6 +194,7 @@ def test_source_libvirt_killed_after_the_guest_arrived_leaves_no_second_copy(rig
     rig.guest.wait_counting()
 
 
+@pytest.mark.campaign
 def test_source_qemu_frozen_is_said_to_be_under_way_or_stays(rig: Rig) -> None:
     moving = rig.begun_copying(rig.order(bandwidth_mib_s=SLOW, limit_s=3))
     process = rig.copy_on(rig.here)
@@ -187,7 +205,9 @@ def test_source_qemu_frozen_is_said_to_be_under_way_or_stays(rig: Rig) -> None:
         process.send(signal.SIGCONT)
     assert outcome.result in ("under-way", "ambiguous")
     assert rig.mover.look(rig.order(limit_s=20)).result == "stayed"
-    assert goes_on_here(rig)
+    assert rig.is_on(rig.here)
+    # Its clock source (hpet, 32 bits) went round once: its next tick may be that far away.
+    rig.guest.wait_counting(60)
 
 
 def test_a_guest_destroyed_in_mid_move_is_on_no_host(rig: Rig) -> None:
@@ -195,7 +215,7 @@ def test_a_guest_destroyed_in_mid_move_is_on_no_host(rig: Rig) -> None:
     rig.copy_on(rig.here).send(signal.SIGKILL)
     outcome = moving.outcome()
     assert outcome.result == "stayed"
-    assert "ended in mid-move" in outcome.reason or "qemu" in outcome.reason.lower()
+    assert "ended in mid-move" in outcome.reason
     assert rig.guest.where().active == ()
 
 

@@ -163,6 +163,8 @@ class LibvirtMover:
                 since_ns, last = now_ns, verdict.act
             held = now_ns - since_ns >= HOLDS_NS.get(verdict.act, 0)
             over = now_ns > until_ns and verdict.act is Act.UNDER_WAY
+            if verdict.act in (Act.MOVED, Act.STAYED):
+                move_live.sweep(order)
             if verdict.act in (Act.MOVED, Act.STAYED) or over or acts >= MOST_ACTS:
                 return _outcome(verdict, ended, notes)
             if verdict.act is Act.AMBIGUOUS and held:
@@ -245,7 +247,7 @@ def _outcome(verdict: Verdict, ended: Ended | None, notes: list[str]) -> GuestOu
     if verdict.act is Act.MOVED:
         said = [*notes]
     elif verdict.act is Act.STAYED:
-        said = [failed or verdict.reason, *notes]
+        said = [verdict.reason if verdict.telling or not failed else "", failed, *notes]
     else:
         said = [verdict.reason, failed, *notes]
     result = str(verdict.act) if verdict.act not in _ACTS else "ambiguous"

@@ -19,6 +19,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import libvirt
@@ -98,6 +99,20 @@ def parameters_of(order: Order) -> dict[str, Any]:
             disks = way.stream_of(order.stream.removesuffix(".sock") + "-d.sock", order.uuid)
             parameters[libvirt.VIR_MIGRATE_PARAM_DISKS_URI] = disks
     return parameters
+
+
+def sweep(order: Order) -> None:
+    """Take the sockets of a move away that is over, on this machine: a QEMU that was killed leaves
+    them, and the next move of this guest wants their names."""
+    parameters = parameters_of(order)
+    uris = (libvirt.VIR_MIGRATE_PARAM_URI, libvirt.VIR_MIGRATE_PARAM_DISKS_URI)
+    if not _on_one_machine(order):
+        return
+    for uri in (str(parameters.get(name, "")) for name in uris):
+        path = Path(uri.removeprefix("unix://"))
+        if uri.startswith("unix://") and path.is_socket():
+            with suppress(OSError):
+                path.unlink()
 
 
 class _Call(threading.Thread):

@@ -17,7 +17,7 @@ import libvirt
 
 from hostagent.adapters.libvirt import addresses, errors, words
 from hostagent.adapters.libvirt.bounded import Reader, connect, within
-from hostagent.core.errors import HostagentError, LibvirtUnreachableError
+from hostagent.core.errors import HostagentError
 from hostagent.core.model import RUNS, GuestState
 
 T = TypeVar("T")
@@ -102,7 +102,7 @@ class Place:
         uri = self.uri
         try:
             return within(JOB_LIMIT_NS, lambda: _job(connect(uri), uuid))
-        except TimeoutError:
+        except (TimeoutError, libvirt.libvirtError):
             return words.UNANSWERED
 
     def await_look(self, uuid: str, until_ns: int) -> Seen | None:
@@ -144,11 +144,16 @@ def seen(conn: libvirt.virConnect, uuid: str) -> Seen:
 
 
 def _job(conn: libvirt.virConnect, uuid: str) -> str:
-    """Also of one whose end libvirt knows while it still tidies up: such a guest is held."""
+    """Also of one whose end libvirt knows while it still tidies up: such a guest is held. What
+    can't be read counts as a job."""
     try:
         stats = conn.lookupByUUIDString(uuid).jobStats()
-    except libvirt.libvirtError:
-        return ""
+    except libvirt.libvirtError as error:
+        code = error.get_error_code()
+        if code == libvirt.VIR_ERR_OPERATION_UNSUPPORTED:
+            return "incoming migration"  # its figures are on the sending side
+        off = (libvirt.VIR_ERR_OPERATION_INVALID, libvirt.VIR_ERR_NO_DOMAIN)
+        return "" if code in off else words.UNANSWERED
     if stats["type"] == libvirt.VIR_DOMAIN_JOB_NONE:
         return ""
     return words.job(stats.get("operation", 0))
@@ -159,8 +164,3 @@ def told(error: BaseException) -> str:
     if isinstance(error, libvirt.libvirtError):
         return errors.translate(error).message
     return error.message if isinstance(error, HostagentError) else str(error)
-
-
-def unreachable(error: BaseException) -> bool:
-    """Whether the effect of a call that ended so is unknown."""
-    return isinstance(error, LibvirtUnreachableError | TimeoutError)

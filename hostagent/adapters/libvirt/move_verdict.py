@@ -27,10 +27,12 @@ class Act(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verdict:
-    """A decision with its reason, in words for a person."""
+    """A decision with its reason, in words for a person. `telling`: it says more than the error of
+    the call that was made."""
 
     act: Act
     reason: str = ""
+    telling: bool = False
 
 
 CANCELED = "migration canceled"
@@ -148,7 +150,9 @@ def _gone(source: Seen, destination: Seen | None) -> Verdict:
             " the last memory is there; look at both before anything is resumed or started",
         )
     if source.present:
-        return Verdict(act=Act.STAYED, reason=f"it was ended in mid-move: it is {source}")
+        return Verdict(
+            act=Act.STAYED, reason=f"it was ended in mid-move: it is {source}", telling=True
+        )
     if destination.present and destination.persistent:
         return Verdict(act=Act.MOVED, reason=f"it is {destination} there")
     return Verdict(act=Act.AMBIGUOUS, reason="neither host has it")
