@@ -83,7 +83,8 @@ class GuestSpec:
     or the name of a network of libvirt's (needed to start, not to define); none by default.
     `cdrom`: the path of an image in its CD drive. `snapshot`: the name of one taken before its
     first start (it needs a disk). `shutdown`: what it does when it is asked to shut down.
-    `writes_mib_s`: memory that it writes in a second, none of it zero.
+    `writes_mib_s`: memory that it writes in a second, none of it zero. `local_disk`: its disk (of
+    a disk guest) is where no other host has it; full tier only, since light hosts share all files.
     """
 
     sort: GuestSort = GuestSort.AGENT
@@ -103,6 +104,12 @@ class GuestSpec:
     snapshot: str = ""
     shutdown: Shutdown | None = None
     writes_mib_s: int = 0
+    local_disk: bool = False
+
+    @property
+    def local_disk_path(self) -> Path:
+        """Where a disk of one host alone is, as that host sees it: libvirt's own place for them."""
+        return Path(f"/var/lib/libvirt/images/{self.name}.qcow2")
 
     @property
     def hears_shutdown(self) -> Shutdown:
@@ -231,7 +238,7 @@ def domain_xml(
     {"".join(_carrier(name) for name in CARRIERS)}
     {_channel(AGENT_PORT) if spec.sort.has_channel else ""}
     {_channel("halab.agent") if spec.sort is GuestSort.SCRIPTED else ""}
-    {_disk(files) if spec.sort is GuestSort.DISK else ""}
+    {_disk(spec, files) if spec.sort is GuestSort.DISK else ""}
     {_cdrom(spec.cdrom) if spec.cdrom else ""}
     {_interface(spec.network) if spec.network else ""}
   </devices>
@@ -270,10 +277,11 @@ def _leads_to(alias: str, socket: str) -> str:
     return f"<qemu:device alias='{alias}'>{frontend}</qemu:device>"
 
 
-def _disk(files: Files) -> str:
+def _disk(spec: GuestSpec, files: Files) -> str:
+    path = spec.local_disk_path if spec.local_disk else files.disk
     return (
         f"<disk type='file' device='disk'><driver name='qemu' type='qcow2'/>"
-        f"<source file='{files.disk}'/><target dev='vda' bus='virtio'/></disk>"
+        f"<source file='{path}'/><target dev='vda' bus='virtio'/></disk>"
     )
 
 

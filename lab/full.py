@@ -15,6 +15,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 
+from lab.certificates import Authority
+from lab.definition import GuestSpec
 from lab.errors import LabError
 from lab.host import Host
 from lab.images import Images
@@ -36,6 +38,7 @@ JOIN_HOST = Path(__file__).with_name("join_host")
 NETWORK = "10.117.0"
 PACKAGES = "var/cache/halab-packages"
 BOOT_S = 90
+LIBVIRTD_SOCKETS = ("libvirtd.socket", "libvirtd-ro.socket", "libvirtd-admin.socket")
 
 
 class FullHost(Host):
@@ -118,14 +121,19 @@ class FullHost(Host):
     def prepare(self, images: Images) -> None:
         self.directory.mkdir()
         self.guest_directory.mkdir(exist_ok=True)
-        self.make_disks(images)
 
-    def install(self, tree: Path, names: dict[str, str]) -> None:
-        """Give it a root file system of its own."""
+    def disk_path(self, spec: GuestSpec) -> Path:
+        if spec.local_disk:
+            return self.root / spec.local_disk_path.relative_to("/")
+        return super().disk_path(spec)
+
+    def install(self, tree: Path, names: dict[str, str], images: Images) -> None:
+        """Give it a root file system of its own, and its guests their disks."""
         run("cp", "-a", "--reflink=auto", tree, self.root, home=self.directory)
         adapt(self.root, self.name, self.uuid, self.address, names)
         hostagent = self.root / "usr/local/bin/hostagent"
         hostagent.symlink_to(PROJECT / ".venv/bin/hostagent")
+        self.make_disks(images)
 
     def boot(self, network: ProcessId, shared: Sequence[Path]) -> None:
         """Switch it on; `shared` are directories that it may read at their own paths."""
@@ -202,6 +210,23 @@ class FullHost(Host):
     def boot_id(self) -> str:
         """Its own boot id, new after each reboot."""
         return self.run("cat", "/proc/sys/kernel/random/boot_id").strip()
+
+    def listen(self, authority: Authority) -> None:
+        """Let its libvirtd be reached by qemu+tcp (nobody is asked who he is: the network leads
+        nowhere) and by qemu+tls, with a certificate of this authority; restarts libvirtd."""
+        authority.certify(self.root, self.name, self.address)
+        settings = self.root / "etc/libvirt/libvirtd.conf"
+        if "auth_tcp" not in settings.read_text():
+            settings.write_text(f'{settings.read_text()}auth_tcp = "none"\n')
+        sockets = ("libvirtd-tcp.socket", "libvirtd-tls.socket")
+        self.run("systemctl", "stop", "libvirtd.service", *LIBVIRTD_SOCKETS, *sockets)
+        self.run("systemctl", "start", *LIBVIRTD_SOCKETS, *sockets)
+        self.start_libvirtd()
+
+    def make_pool(self, name: str = "default", path: str = "/var/lib/libvirt/images") -> None:
+        """A storage pool that is a directory: without one libvirt makes no room for a disk that is
+        copied to there."""
+        self.run("virsh", "pool-create-as", name, "dir", "--target", path)
 
     def reboot(self) -> None:
         """Reboot it as an administrator would, and wait until it is up again; guests stay off."""

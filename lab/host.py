@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lab.calls import connection, within
-from lab.definition import GuestSort
+from lab.definition import GuestSort, GuestSpec
 from lab.errors import LabError
 from lab.guests import Guest
 from lab.images import Images
@@ -102,17 +102,16 @@ class Host(ABC):
         """Give each guest that has a disk its own overlay over the image in the cache."""
         for guest in self.guests:
             if guest.sort is GuestSort.DISK:
+                disk = self.disk_path(guest.spec)
+                disk.parent.mkdir(parents=True, exist_ok=True)
                 base = ("-b", images.disk, "-F", "qcow2")
-                run(
-                    "qemu-img",
-                    "create",
-                    "-q",
-                    "-f",
-                    "qcow2",
-                    *base,
-                    guest.files.disk,
-                    home=self.directory,
-                )
+                run("qemu-img", "create", "-q", "-f", "qcow2", *base, disk, home=self.directory)
+
+    def disk_path(self, spec: GuestSpec) -> Path:
+        """A guest's disk, as a path on the machine itself."""
+        if spec.local_disk:
+            raise LabError(f"{spec.name}: light hosts share all files, no disk is of one alone")
+        return self.guest_directory / f"{spec.name}.qcow2"
 
     @property
     @abstractmethod

@@ -215,7 +215,7 @@ class Lab:
         names = {host.name: host.address for host in hosts}
         for host in hosts:
             say(f"host {host.name}: installing and booting")
-            host.install(tree, names)
+            host.install(tree, names, self._images)
             host.boot(network, [self._images.kernel.parent])
         for host in hosts:
             host.wait_booted()
