@@ -29,6 +29,7 @@ lint: venv
 bench: venv
 	$(PY) -m bench.pause
 	$(PY) -m bench.clock
+	$(PY) -m bench.drain
 
 venv: $(VENV)/.installed
 
