@@ -1,12 +1,13 @@
 """Guests really move between two hosts, and arrive as they left."""
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import libvirt
 import pytest
 
 from hostagent.adapters.libvirt import metadata
-from hostagent.core.move import Method
+from hostagent.core.move import Measure, Method, Stage
 from lab import GuestSort, GuestSpec, Lab
 from tests.adapters.move_rig import Rig, S
 from tests.conftest import Audit
@@ -79,6 +80,7 @@ def test_a_transient_guest_moves_and_stays_transient(rig: Rig) -> None:
     assert (where.running, where.active, where.defined) == (("h2",), ("h2",), ())
     assert rig.move(rig.order(back=True)).result == "moved"
     assert rig.guest.where().defined == ()
+    rig.guest.define()
 
 
 def test_a_transient_guest_is_not_shut_down_to_be_moved(rig: Rig) -> None:
@@ -87,6 +89,7 @@ def test_a_transient_guest_is_not_shut_down_to_be_moved(rig: Rig) -> None:
     assert outcome.result == "stayed"
     assert "transient" in outcome.reason
     rig.guest.wait_counting()
+    rig.guest.define()
 
 
 def test_a_cold_move_shuts_down_and_starts_on_the_other_host(rig: Rig) -> None:
@@ -141,3 +144,13 @@ def test_progress_is_told_about_once_a_second(rig: Rig) -> None:
         before.sent_b <= after.sent_b for before, after in zip(rig.told, rig.told[1:], strict=False)
     )
     assert any(progress.left_ns for progress in rig.told)
+
+
+def test_where_qemu_can_do_no_post_copy_it_moves_without(rig: Rig) -> None:
+    order = rig.order()
+    last = Stage(after_ns=30 * S, measure=Measure.POST_COPY)
+    order = replace(order, convergence=(*order.convergence[:-1], last, order.convergence[-1]))
+    outcome = rig.move(order)
+    assert outcome.result == "moved"
+    assert outcome.reason in ("", "without post-copy, which QEMU can't do between these hosts")
+    assert rig.is_on(rig.there)

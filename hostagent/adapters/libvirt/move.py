@@ -21,7 +21,7 @@ from hostagent.adapters.libvirt.move_places import Place, Seen, looked, told
 from hostagent.adapters.libvirt.move_verdict import Act, Verdict, judge
 from hostagent.core.errors import HostagentError
 from hostagent.core.journal import GuestOutcome
-from hostagent.core.move import Method, Order, Progress
+from hostagent.core.move import Measure, Method, Order, Progress, Stage
 
 S = 1_000_000_000
 
@@ -39,6 +39,9 @@ HOLDS_NS = {
 """How long the same has to be seen before it counts: libvirt may just be about to do it itself."""
 MOST_ACTS = 4
 EVENTS_LIMIT_NS = 5 * S
+NO_POST_COPY = "Postcopy is not supported"
+"""QEMU's word (migration/ram.c) before anything is sent: userfaultfd is missing, or not for this
+user. Moving without it is the gentler way, so the move is not refused for it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,19 +125,30 @@ class LibvirtMover:
             events = (self._listening(order.source), self._listening(order.destination))
         except HostagentError as error:
             return _stayed(f"nothing was begun: {told(error)}")
-        live = Live(order, *events, tell)
-        with self._lock:
-            self._lives[order.uuid] = live
-        try:
-            ended = live.run()
-        finally:
-            with self._lock:
-                del self._lives[order.uuid]
+        live, ended = self._run(order, events, tell)
+        notes = list[str]()
+        if NO_POST_COPY in ended.error and not ended.switched:
+            notes.append("without post-copy, which QEMU can't do between these hosts")
+            order = replace(order, convergence=without_post_copy(order))
+            live, ended = self._run(order, events, tell)
         outcome = self._conclude(order, pair, live, time.monotonic_ns() + CONCLUDE_NS, ended)
         if outcome.result != "moved":
             return outcome
         measured = move_live.figures(order, ended, pair.destination, events)
-        return replace(outcome, figures=measured)
+        reason = "; ".join(part for part in (*notes, outcome.reason) if part)
+        return replace(outcome, reason=reason, figures=measured)
+
+    def _run(
+        self, order: Order, events: tuple[Events, Events], tell: Callable[[Progress], None]
+    ) -> tuple[Live, Ended]:
+        live = Live(order, *events, tell)
+        with self._lock:
+            self._lives[order.uuid] = live
+        try:
+            return live, live.run()
+        finally:
+            with self._lock:
+                del self._lives[order.uuid]
 
     def _listening(self, uri: str) -> Events:
         with self._lock:
@@ -217,6 +231,11 @@ _ACTS: dict[Act, tuple[str, str, Callable[[libvirt.virDomain], int]]] = {
 
 def _pair(order: Order) -> _Pair:
     return _Pair(source=Place(order.source), destination=Place(order.destination))
+
+
+def without_post_copy(order: Order) -> tuple[Stage, ...]:
+    """The same schedule, less its last resort."""
+    return tuple(stage for stage in order.convergence if stage.measure is not Measure.POST_COPY)
 
 
 def _stayed(reason: str) -> GuestOutcome:
