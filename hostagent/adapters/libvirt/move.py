@@ -14,7 +14,14 @@ from dataclasses import dataclass, replace
 
 import libvirt
 
-from hostagent.adapters.libvirt import addresses, move_cold, move_ending, move_live, move_settle
+from hostagent.adapters.libvirt import (
+    addresses,
+    move_cold,
+    move_ending,
+    move_figures,
+    move_live,
+    move_settle,
+)
 from hostagent.adapters.libvirt.events import Events
 from hostagent.adapters.libvirt.move_live import Ended, Live
 from hostagent.adapters.libvirt.move_places import Place, Seen, looked, told
@@ -134,7 +141,7 @@ class LibvirtMover:
         outcome = self._conclude(order, pair, live, time.monotonic_ns() + CONCLUDE_NS, ended)
         if outcome.result != "moved":
             return outcome
-        measured = move_live.figures(order, ended, pair.destination, events)
+        measured = move_figures.figures(order, ended, pair.destination, events)
         reason = "; ".join(part for part in (*notes, outcome.reason) if part)
         return replace(outcome, reason=reason, figures=measured)
 

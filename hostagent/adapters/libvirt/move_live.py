@@ -1,4 +1,4 @@
-"""One live migration: the call, what is done for it while it goes on, and its figures.
+"""One live migration: the call, and what is done for it while it goes on.
 
 Layer: adapters. The source's libvirt carries the migration out by itself (peer to peer), so it
 outlives us; here it is watched, driven through its stages and, if need be, ended. Three things that
@@ -11,7 +11,8 @@ libvirt leaves alone are seen to:
   guest stands still. Its copy is ended, if it surely never ran; libvirt then resumes the source.
 - The same after an abort: libvirt waits for that QEMU to end.
 
-Deliberately absent: the verdict on what came of it (move_verdict). Times in ns, monotonic.
+Deliberately absent: the verdict on what came of it (move_verdict), its figures (move_figures).
+Times in ns, monotonic.
 """
 
 import threading
@@ -27,9 +28,8 @@ import libvirt
 from hostagent.adapters.libvirt import addresses, move_places, way
 from hostagent.adapters.libvirt.bounded import connect
 from hostagent.adapters.libvirt.events import Events
-from hostagent.adapters.libvirt.move_places import Place, Seen
+from hostagent.adapters.libvirt.move_places import Seen
 from hostagent.adapters.libvirt.move_watch import Hand, Pulse
-from hostagent.core.errors import HostagentError
 from hostagent.core.move import Measure, Order, Progress, Stage
 from hostagent.rules import convergence
 
@@ -76,13 +76,13 @@ def flags_of(order: Order) -> int:
         flags |= libvirt.VIR_MIGRATE_NON_SHARED_DISK
     if addresses.transport(order.via) == "tls":
         flags |= libvirt.VIR_MIGRATE_TLS
-    if _on_one_machine(order):
+    if on_one_machine(order):
         # One page cache: libvirt can't tell, and refuses a disk on a local file system.
         flags |= libvirt.VIR_MIGRATE_UNSAFE
     return flags
 
 
-def _on_one_machine(order: Order) -> bool:
+def on_one_machine(order: Order) -> bool:
     return addresses.is_local(order.source) and addresses.is_local(order.destination)
 
 
@@ -106,7 +106,7 @@ def sweep(order: Order) -> None:
     them, and the next move of this guest wants their names."""
     parameters = parameters_of(order)
     uris = (libvirt.VIR_MIGRATE_PARAM_URI, libvirt.VIR_MIGRATE_PARAM_DISKS_URI)
-    if not _on_one_machine(order):
+    if not on_one_machine(order):
         return
     for uri in (str(parameters.get(name, "")) for name in uris):
         path = Path(uri.removeprefix("unix://"))
@@ -371,64 +371,3 @@ def progress_of(uuid: str, stats: dict[str, Any], before: Progress) -> Progress 
         dirty_b_s=dirty,
         left_ns=left * S // (rate - dirty) if rate > dirty else None,
     )
-
-
-def figures(
-    order: Order, ended: Ended, destination: Place, events: tuple[Events, Events]
-) -> dict[str, int | str]:
-    """What was measured of a move that ended at the destination."""
-    measured: dict[str, int | str] = {
-        "total_ns": ended.ended_ns - ended.begun_ns,
-        "sent_b": ended.progress.sent_b,
-    }
-    stats = _completed(order, destination)
-    if stats:
-        measured["sent_b"] = int(stats.get(libvirt.VIR_DOMAIN_JOB_DATA_PROCESSED, 0))
-    if not order.runs:
-        return measured
-    if "downtime" in stats:
-        whole, net = int(stats["downtime"]), int(stats.get("downtime_net", stats["downtime"]))
-        measured["downtime_qemu_ns"] = whole * MS
-        measured |= _downtime("qemu", whole * MS, (abs(whole - net) + 1) * MS)
-    stood_ns = _between(order.uuid, ended.begun_ns, events)
-    if stood_ns is not None and _on_one_machine(order):
-        measured["downtime_events_ns"] = stood_ns
-        measured |= _downtime("events", stood_ns, MS)
-    return measured
-
-
-def _downtime(source: str, downtime_ns: int, uncertainty_ns: int) -> dict[str, int | str]:
-    return {
-        "downtime_ns": downtime_ns,
-        "downtime_source": source,
-        "downtime_uncertainty_ns": uncertainty_ns,
-    }
-
-
-def _completed(order: Order, destination: Place) -> dict[str, Any]:
-    try:
-        return destination.guest(
-            "reading the move's figures",
-            order.uuid,
-            3 * S,
-            lambda domain: domain.jobStats(libvirt.VIR_DOMAIN_JOB_STATS_COMPLETED),
-        )
-    except HostagentError:
-        return {}
-
-
-def _between(uuid: str, since_ns: int, events: tuple[Events, Events]) -> int | None:
-    """From the source's last STOP to the destination's first RESUME after it, by QEMU's stamps."""
-    stops = [
-        event
-        for event in events[0].of(uuid)
-        if event.name == "STOP" and event.received_ns >= since_ns
-    ]
-    if not stops:
-        return None
-    until_ns = time.monotonic_ns() + S // 2
-    resume = events[1].await_name(uuid, "RESUME", stops[-1].received_ns - S, until_ns)
-    stop = stops[-1]
-    if resume is None or resume.at_ns is None or stop.at_ns is None:
-        return None
-    return resume.at_ns + resume.shift_ns - stop.at_ns - stop.shift_ns
