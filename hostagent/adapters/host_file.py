@@ -3,7 +3,7 @@
 Layer: adapters; satisfies ports.HostBook. One state directory may serve several libvirts of a
 machine, so each line names its host. A torn line (power cut, full disk) is passed over when the
 file is read. Effects: `write` waits until the disk has it, for as long as the disk takes: call it
-from a thread that can be left behind. Errors: OSError.
+from a thread that can be left behind. Errors: RefusedError where it can't be read or written.
 """
 
 import json
@@ -14,6 +14,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from hostagent.core.codec import CodecError, decode
+from hostagent.core.errors import RefusedError
 from hostagent.core.host_notes import (
     CameHome,
     Cordoned,
@@ -42,10 +43,19 @@ class HostFile:
 
     def read(self) -> HostNotes:
         """What is noted now; nothing where there is no file."""
-        return fold(self._notes())
+        try:
+            return fold(self._notes())
+        except OSError as error:
+            raise self._refused("read", error) from error
 
     def write(self, note: Note) -> None:
         """Add a note and wait until it is on the disk."""
+        try:
+            self._append(note)
+        except OSError as error:
+            raise self._refused("written", error) from error
+
+    def _append(self, note: Note) -> None:
         line = {"host": self._host_uuid, "note": _NAMES[type(note)], "is": asdict(note)}
         data = json.dumps(line, separators=(",", ":")).encode() + b"\n"
         self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -57,6 +67,12 @@ class HostFile:
             os.fsync(file)
         finally:
             os.close(file)
+
+    def _refused(self, doing: str, error: OSError) -> RefusedError:
+        return RefusedError(
+            f"this host's notes {self._path} can't be {doing}: {error.strerror}",
+            hint="make the state directory accessible, or choose another with --state-dir",
+        )
 
     def _notes(self) -> Iterator[Note]:
         try:

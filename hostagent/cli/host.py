@@ -14,7 +14,7 @@ from hostagent.cli.messages import show_json
 from hostagent.cli.move_options import bandwidth, parallel
 from hostagent.cli.move_report import show_plan, show_report
 from hostagent.cli.progress import Progress
-from hostagent.cli.tables import plain, table
+from hostagent.cli.tables import table
 from hostagent.core.errors import UsageError
 from hostagent.core.plan import Plan
 from hostagent.rules.move_orders import Operation, moves_of
@@ -144,20 +144,27 @@ def _say_cordon(globals_: Globals, changed: bool, *, dry_run: bool, word: str) -
     return 0
 
 
-@host.command(name="away")
+@host.command()
+@click.option(
+    "--forget", multiple=True, metavar="GUEST", help="Await this one no more; may be repeated."
+)
+@click.option("--dry-run", is_flag=True, help="Show what would be forgotten; do nothing.")
 @click.pass_obj
-def away(globals_: Globals) -> int:
-    """List the guests of this host that are away, and where."""
+def away(globals_: Globals, forget: tuple[str, ...], dry_run: bool) -> int:
+    """List the guests of this host that drains have moved away, and where they are."""
     from hostagent.wiring.moves import MoveSite
 
-    notes = MoveSite(globals_.uri, globals_.state_dir).notes()
+    site = MoveSite(globals_.uri, globals_.state_dir)
+    if forget:
+        shown, changed = site.forget(forget, dry_run=dry_run), not dry_run
+    else:
+        shown, changed = site.notes().away, False
     if globals_.as_json:
-        guests = [{"name": each.name, "uuid": each.uuid, "at": each.uri} for each in notes.away]
-        show_json(
-            {"schema": "hostagent.away/1", "changed": False, "warnings": [], "guests": guests}
-        )
+        guests = [{"name": each.name, "uuid": each.uuid, "at": each.uri} for each in shown]
+        head = {"schema": "hostagent.away/1", "changed": changed, "warnings": []}
+        show_json({**head, "forgotten": bool(forget), "guests": guests})
         return 0
-    click.echo(table(["GUEST", "AT"], [[each.name, each.uri] for each in notes.away]))
-    for each in notes.cordons:
-        click.echo(plain(f"cordoned by {each.owner} since {each.utc}: {each.reason}"))
+    click.echo(table(["GUEST", "AT"], [[each.name, each.uri] for each in shown]))
+    if forget:
+        click.echo("would be forgotten" if dry_run else "forgotten")
     return 0

@@ -6,7 +6,7 @@ does not show a stuck one. Where libvirt is unreachable the rest is still shown,
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -16,7 +16,8 @@ from hostagent.cli.globals import Globals
 from hostagent.cli.messages import show_json, show_warnings
 from hostagent.cli.tables import offset, plain, table
 from hostagent.core.clock import ClockReading, NoAnswer, Refusal
-from hostagent.core.errors import LibvirtUnreachableError
+from hostagent.core.errors import LibvirtUnreachableError, RefusedError
+from hostagent.core.host_notes import HostNotes
 from hostagent.core.model import AgentState, Facts, Guest
 
 if TYPE_CHECKING:
@@ -38,6 +39,7 @@ class Status:
     facts: Facts | None = None
     versions: "Versions | None" = None
     clocks: Mapping[str, ClockReading | NoAnswer] = field(default_factory=dict)
+    notes: HostNotes = field(default_factory=HostNotes)
 
 
 @click.command()
@@ -73,17 +75,23 @@ def _machine(globals_: Globals) -> Status:
 
 def _with_libvirt(globals_: Globals, seen: Status) -> Status:
     from hostagent.adapters.libvirt.guests import LibvirtGuests
+    from hostagent.wiring import Site
 
     guests = LibvirtGuests(globals_.uri)
     facts = guests.facts()
     warnings = seen.warnings
     if not facts.host.qmp.allowed:
         warnings += (f"guests can't be resumed without libvirt: {facts.host.qmp.refusal}",)
-    clocks = _clocks(facts)
+    clocks, notes = _clocks(facts), HostNotes()
+    try:
+        notes = Site(globals_.uri, globals_.state_dir).book(facts.host.uuid).read()
+    except RefusedError as error:
+        warnings += (error.message,)
     return replace(
         seen,
         facts=replace(facts, guests=_with_agents(facts, clocks)),
         clocks=clocks,
+        notes=notes,
         versions=guests.versions(),
         warnings=warnings,
     )
@@ -124,6 +132,11 @@ def _show(globals_: Globals, seen: Status) -> None:
         click.echo(table(_HEAD, [_guest_row(guest, seen.clocks) for guest in seen.facts.guests]))
         if not seen.facts.guests:
             click.echo("No guests.")
+    for cordon in seen.notes.cordons:
+        words = f"by {cordon.owner} since {cordon.utc}: {cordon.reason}"
+        click.echo(f"\nCordoned {plain(words)}")
+    if seen.notes.away:
+        click.echo(f"\nGuests away: {len(seen.notes.away)}; `hostagent host away` lists them")
     for left in seen.unfinished:
         label = "Under way" if left.under_way else "Unfinished"
         click.echo(f"\n{label}: {plain(left.sentence)}")
@@ -181,6 +194,8 @@ def to_json(seen: Status) -> dict[str, Any]:
             "qmp_allowed": facts.host.qmp.allowed if facts else None,
         },
         "guests": [_guest_json(guest, seen.clocks) for guest in facts.guests] if facts else None,
+        "cordons": [asdict(cordon) for cordon in seen.notes.cordons],
+        "away": len(seen.notes.away),
         "unfinished": [
             {
                 "run": left.run,

@@ -184,10 +184,10 @@ class HostBook(Protocol):
     """What this host remembers beyond single runs."""
 
     def read(self) -> HostNotes:
-        """What is noted now. Raises OSError."""
+        """What is noted now. Raises RefusedError."""
 
     def write(self, note: Note) -> None:
-        """Add a note and wait until it is on the disk, without limit. Raises OSError."""
+        """Add a note and wait until it is on the disk, without limit. Raises RefusedError."""
 
 
 class Clock(Protocol):

@@ -23,6 +23,11 @@ class Operation(StrEnum):
     DRAIN = "drain"
     RESTORE = "restore"
 
+    @property
+    def leaves_home(self) -> bool:
+        """Whether guests are to come home again."""
+        return self is Operation.DRAIN
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Moves:

@@ -12,14 +12,14 @@ from functools import partial
 from pathlib import Path
 
 from hostagent.adapters.host.facts import idle_cpus
-from hostagent.adapters.host_file import HostFile
 from hostagent.adapters.libvirt.bounded import spread
 from hostagent.adapters.libvirt.destination import read_destination
 from hostagent.adapters.libvirt.movable import read_guests
 from hostagent.adapters.libvirt.move_host import read_host
-from hostagent.core.errors import HostagentError, LibvirtUnreachableError
+from hostagent.core.errors import HostagentError, LibvirtUnreachableError, RefusedError
 from hostagent.core.host_notes import (
     OPERATOR,
+    CameHome,
     Cordoned,
     HostNotes,
     Uncordoned,
@@ -80,20 +80,20 @@ class MoveSite:
 
     def restore_plan(self, request: MoveRequest, home: str) -> Plan:
         """What `host restore` would do; nothing is changed."""
-        return self._home(request, home, self._site.facts())
+        return self._home(request, home, self._site.facts(), tidy=False)
 
     def restore(self, request: MoveRequest, home: str, *, say: Say) -> MoveReport:
         """Bring home what drains have moved away. `home` is this host's URI as the others reach
         it, empty to find it."""
-        return self._carry_out(request, partial(self._home, request, home), say)
+        return self._carry_out(request, partial(self._home, request, home, tidy=True), say)
 
     def notes(self) -> HostNotes:
         """This host's cordons, and its guests that are away."""
-        return self._book(self._site.facts()).read()
+        return self._site.book(self._site.facts().host.uuid).read()
 
     def cordon(self, reason: str, *, dry_run: bool) -> bool:
         """Set the operator's cordon; whether that changes anything."""
-        book = self._book(self._site.facts())
+        book = self._site.book(self._site.facts().host.uuid)
         same = any((each.owner, each.reason) == (OPERATOR, reason) for each in book.read().cordons)
         if not same and not dry_run:
             utc = datetime.now(UTC).isoformat(timespec="seconds")
@@ -102,7 +102,7 @@ class MoveSite:
 
     def uncordon(self, *, dry_run: bool) -> bool:
         """Take all cordons back; whether there was one."""
-        book = self._book(self._site.facts())
+        book = self._site.book(self._site.facts().host.uuid)
         cordons = book.read().cordons
         for each in () if dry_run else cordons:
             book.write(Uncordoned(owner=each.owner))
@@ -121,9 +121,6 @@ class MoveSite:
         assert isinstance(report, MoveReport)
         return report
 
-    def _book(self, facts: Facts) -> HostFile:
-        return HostFile(self._site.state_dir, facts.host.uuid)
-
     def _away(
         self, request: MoveRequest, selectors: Sequence[str], uris: Sequence[str], facts: Facts
     ) -> Plan:
@@ -136,9 +133,25 @@ class MoveSite:
         known = MoveFacts(host=facts.host, legs=(leg,), idle_cpus=idle_cpus(), warnings=warnings)
         return move_plan.plan(new_run(), request, known)
 
-    def _home(self, request: MoveRequest, home: str, facts: Facts) -> Plan:
-        """The plan of a move to here, of the guests that the notes say are away."""
-        notes = self._book(facts).read()
+    def forget(self, selectors: Sequence[str], *, dry_run: bool) -> tuple[WentAway, ...]:
+        """Await these guests no more; those that were away. Raises RefusedError for another."""
+        book = self._site.book(self._site.facts().host.uuid)
+        away = book.read().away
+        unknown = [each for each in selectors if not any(_means(each, guest) for guest in away)]
+        if unknown:
+            raise RefusedError(
+                f"no guest {unknown[0]!r} is away",
+                hint="`hostagent host away` lists those that are",
+            )
+        forgotten = tuple(guest for guest in away if any(_means(each, guest) for each in selectors))
+        for guest in () if dry_run else forgotten:
+            book.write(CameHome(uuid=guest.uuid))
+        return forgotten
+
+    def _home(self, request: MoveRequest, home: str, facts: Facts, *, tidy: bool) -> Plan:
+        """The plan of a move to here, of the guests that the notes say are away. Those that are
+        here again, and not there, are not awaited any more (noted with `tidy`)."""
+        notes = self._site.book(facts.host.uuid).read()
         here = _here(facts)
         legs: list[Leg] = []
         lost: dict[str, tuple[str, str]] = {}
@@ -146,7 +159,10 @@ class MoveSite:
             awaited = [each for each in notes.away if each.uri == uri]
             leg, missing = _leg_home(uri, here, awaited, home)
             legs += [leg] if leg is not None else []
-            lost |= missing
+            at_home = {guest.uuid for guest in facts.guests} & set(missing) if leg else set()
+            for uuid in at_home if tidy else ():
+                self._site.book(facts.host.uuid).write(CameHome(uuid=uuid))
+            lost |= {uuid: told for uuid, told in missing.items() if uuid not in at_home}
         known = MoveFacts(
             host=facts.host,
             legs=tuple(legs),
@@ -155,6 +171,10 @@ class MoveSite:
             own_copies=tuple(path for each in notes.away for path in each.left),
         )
         return move_plan.plan(new_run(), request, known)
+
+
+def _means(selector: str, guest: WentAway) -> bool:
+    return selector in (guest.name, guest.uuid)
 
 
 def _here(facts: Facts) -> MoveHost:
@@ -205,7 +225,11 @@ def _leg_home(
         return None, {each.uuid: (each.name, error.message) for each in awaited}
     found = {guest.uuid for guest in guests}
     missing = {
-        each.uuid: (each.name, f"it is not on {source.name} any more")
+        each.uuid: (
+            each.name,
+            f"it is not on {source.name} any more (`hostagent host away --forget {each.name}` "
+            "awaits it no longer)",
+        )
         for each in awaited
         if each.uuid not in found
     }

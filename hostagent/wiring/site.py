@@ -18,6 +18,7 @@ from hostagent.adapters.host.command import HostCommand
 from hostagent.adapters.host.facts import read_clock
 from hostagent.adapters.host.locks import RunLock, holders, ourselves
 from hostagent.adapters.host.signals import put_off, told_to
+from hostagent.adapters.host_file import HostFile
 from hostagent.adapters.journal_file import JournalFile, MemoryJournal
 from hostagent.adapters.libvirt import uri
 from hostagent.adapters.libvirt.guests import LibvirtGuests
@@ -103,6 +104,10 @@ class Site:
             refused.changed = bool(reports)
             raise refused
         return reports
+
+    def book(self, host_uuid: str) -> HostFile:
+        """What this host remembers beyond runs."""
+        return HostFile(self.state_dir, host_uuid)
 
     def unfinished(self) -> list[Unfinished]:
         """What runs left unfinished; nothing is done about it."""

@@ -10,7 +10,8 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 
 from hostagent.core.codec import decode
-from hostagent.core.host_notes import DRAIN, CameHome, Cordoned, Uncordoned, WentAway
+from hostagent.core.errors import RefusedError
+from hostagent.core.host_notes import DRAIN, CameHome, Cordoned, Note, Uncordoned, WentAway
 from hostagent.core.journal import GuestOutcome, Outcome
 from hostagent.core.move import Order, Progress
 from hostagent.core.plan import Step
@@ -73,7 +74,8 @@ class Abort:
 
 
 class Settle:
-    """Brings a guest that arrived in order, and notes where it is. May be done twice."""
+    """Brings a guest that arrived in order, and notes where it is. May be done twice. A note that
+    can't be written keeps nothing else from being done, and is told."""
 
     def __init__(self, mover: Mover, book: HostBook, run: str) -> None:
         self._mover = mover
@@ -83,23 +85,29 @@ class Settle:
     def do(self, step: Step) -> Outcome:
         order = order_of(step)
         operation = Operation(str(step.args["operation"]))
-        if operation is Operation.DRAIN:
-            self._book.write(
-                WentAway(
-                    uuid=order.uuid,
-                    name=order.name,
-                    uri=order.destination,
-                    run=self._run,
-                    left=() if order.delete_source_disks else order.left,
-                )
-            )
-        outcome = self._mover.settle(order)
+        unwritten = self._noted(_went_away(order, self._run)) if operation.leaves_home else ""
+        found = self._mover.settle(order)
         if operation is Operation.RESTORE:
-            self._book.write(CameHome(uuid=order.uuid))
-        return _outcome(step, outcome)
+            unwritten = self._noted(CameHome(uuid=order.uuid))
+        if unwritten and found.result == "settled":
+            found = GuestOutcome(result="unsettled", reason=unwritten)
+        return _outcome(step, found)
 
     def look(self, step: Step) -> Outcome:
         return Outcome(key=step.key, result=LOST)
+
+    def _noted(self, note: Note) -> str:
+        """Why it could not be written; empty when it was."""
+        try:
+            self._book.write(note)
+        except RefusedError as error:
+            return error.message
+        return ""
+
+
+def _went_away(order: Order, run: str) -> WentAway:
+    left = () if order.delete_source_disks else order.left
+    return WentAway(uuid=order.uuid, name=order.name, uri=order.destination, run=run, left=left)
 
 
 class Cordon:
