@@ -23,6 +23,7 @@ from hostagent.core.clock import (
     WasSet,
 )
 from lab import Guest
+from lab.guests import Hwclock
 from lab.host import Host
 from lab.processes import wait_until
 
@@ -155,6 +156,7 @@ def test_a_guest_without_hwclock_is_set_by_date_at_a_whole_second(
     light_host: Host, agent: LibvirtAgent, afterwards: ExitStack
 ) -> None:
     guest = light_host.guest("g4")
+    guest.hwclock(Hwclock.MISSING)
     _put_wrong(guest, afterwards)
     assert _refusal(agent.ask(guest.uuid, _set(Method.AGENT))) is Refusal.DISABLED
     assert _refusal(agent.ask(guest.uuid, _set(Method.DATE))) is Refusal.FAILED

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from lab import Guest, GuestSpec, Lab
+from lab.guests import Hwclock
 from lab.host import Host
 from tests.run.tool import Agent, Ended
 
@@ -39,6 +40,7 @@ def step(host: Host, name: str, seconds: int) -> None:
 
 
 def test_after_a_pause_every_clock_that_can_be_set_is_right(agent: Agent, light_host: Host) -> None:
+    light_host.guest("g4").hwclock(Hwclock.MISSING)
     ended = agent.run("run", "--", "sleep", "2")
     assert off_s(light_host, "g1") < RIGHT_S
     assert off_s(light_host, "g2") < RIGHT_S
