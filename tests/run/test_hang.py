@@ -31,7 +31,7 @@ Witnesses = dict[str, Witness]
 
 HUNG = "g3"
 AGENT_LIMIT_S = 2
-"""libvirt gives a silent agent up after that: before the pause, after it, and in the second look."""
+"""libvirt gives a silent agent up after that; it is asked before the pause and after it."""
 ENDING_S = 3
 SLACK_S = 0.5
 RUN_ENDS_S = 10 + 3 + 1
