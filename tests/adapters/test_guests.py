@@ -13,9 +13,11 @@ from hostagent.adapters.libvirt.guests import LibvirtGuests, clock_definition
 from hostagent.core.clock import ClockDefinition
 from hostagent.core.errors import LibvirtUnreachableError, RefusedError
 from hostagent.core.model import AgentState, Facts, Guest, GuestState
+from lab import Lab
 from lab.host import Host
 from lab.processes import wait_until
 from tests.conftest import Audit
+from tests.lab.test_moving import abort, start_move
 
 S = 1_000_000_000
 
@@ -199,3 +201,13 @@ def test_a_remote_host_is_refused_before_anything_is_opened() -> None:
     with pytest.raises(RefusedError):
         LibvirtGuests("qemu+ssh://nowhere.invalid/system").facts()
     assert time.monotonic() - began < 0.1
+
+
+def test_a_guest_that_arrives_has_a_job_on_both_hosts(two_light_hosts: Lab) -> None:
+    source, destination = two_light_hosts.hosts
+    guest = two_light_hosts.guest("g1")
+    with start_move(guest, source, destination, mib_s=2) as moving:
+        expected = [(source, "migration"), (destination, "incoming migration")]
+        for host, job in expected:
+            wait_until(lambda h=host, j=job: seen(h, "g1").job == j, 5, f"{job} on {host.name}")
+        abort(guest, source, moving)

@@ -51,6 +51,9 @@ _ENDED_JOBS = frozenset(
 )
 
 
+_NOT_HERE = (libvirt.VIR_ERR_OPERATION_UNSUPPORTED, libvirt.VIR_ERR_OPERATION_INVALID)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Versions:
     """What runs on this host; `qemu` is that of new guests, a running one may be older."""
@@ -215,9 +218,12 @@ def _job(seen: _Seen) -> str:
     try:
         stats = seen.domain.jobStats()
     except libvirt.libvirtError as error:
-        # libvirt has figures of a migration on the sending side only, and says so with this code
-        invalid = error.get_error_code() == libvirt.VIR_ERR_OPERATION_INVALID
-        arriving = invalid and seen.state is GuestState.PAUSED and seen.reason == "migrating"
+        # libvirt has figures of a migration on the sending side only, and says so with these codes
+        arriving = (
+            error.get_error_code() in _NOT_HERE
+            and seen.state is GuestState.PAUSED
+            and seen.reason == "migrating"
+        )
         return "incoming migration" if arriving else ""
     if stats["type"] in _ENDED_JOBS:
         return words.PASSING.get(seen.reason, "") if seen.state is GuestState.PAUSED else ""
