@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 
 from hostagent.adapters.host.facts import idle_cpus
+from hostagent.adapters.journal_file import JournalFile
 from hostagent.adapters.libvirt.bounded import spread
 from hostagent.adapters.libvirt.destination import read_destination
 from hostagent.adapters.libvirt.movable import read_guests
@@ -33,7 +34,7 @@ from hostagent.rules.move_plan import Leg, MoveFacts
 from hostagent.rules.move_report import MoveReport
 from hostagent.rules.move_request import MoveRequest
 from hostagent.rules.selection import select
-from hostagent.wiring.running import KINDS, Say
+from hostagent.wiring.running import KINDS, OpenJournal, Say
 from hostagent.wiring.site import Site, new_run
 
 S = 1_000_000_000
@@ -45,10 +46,15 @@ Consent = Callable[[Plan], None]
 
 
 class MoveSite:
-    """One host's libvirt and its state directory, as far as guests leave it and come home."""
+    """One host's libvirt and its state directory, as far as guests leave it and come home.
 
-    def __init__(self, uri: str, state_dir: Path | None = None) -> None:
-        self._site = Site(uri, state_dir)
+    `open_journal` is as of a Site.
+    """
+
+    def __init__(
+        self, uri: str, state_dir: Path | None = None, open_journal: OpenJournal = JournalFile
+    ) -> None:
+        self._site = Site(uri, state_dir, open_journal)
 
     def migrate_plan(self, request: MoveRequest, selectors: Sequence[str], to: str) -> Plan:
         """What `guest migrate` would do; nothing is changed."""
