@@ -10,7 +10,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -20,6 +20,8 @@ from typing import Any, cast
 from lab import Guest, Lab, MoveWitness
 from lab.audit import findings_of_moves
 from lab.errors import LabError
+from lab.guests import Where
+from lab.host import Host
 from lab.light import LightHost
 from lab.processes import ProcessId, wait_until
 from lab.qmp import ask
@@ -190,15 +192,8 @@ class Scene:
 
     def left(self) -> list[str]:
         """What a move left behind."""
-        sockets = [
-            path
-            for host in (self.here, self.there)
-            for path in host.socket.parent.glob("hostagent*.sock")
-        ]
-        jobs = []
-        if self.guest.call("job", lambda domain: domain.jobInfo())[0]:
-            jobs = [f"{self.guest.name} has a job"]
-        return [*findings_of_moves(self.lab), *jobs, *(f"{path} is left" for path in sockets)]
+        sockets = left_sockets(self.lab.hosts)
+        return [*findings_of_moves(self.lab), *left_jobs(self.lab.guests), *sockets]
 
 
 _MOMENTS: dict[Phase, Callable[[Scene], bool]] = {
@@ -208,6 +203,27 @@ _MOMENTS: dict[Phase, Callable[[Scene], bool]] = {
     Phase.FINISH: lambda scene: scene.heard(scene.here, "STOP"),
     Phase.CONFIRM: lambda scene: scene.heard(scene.there, "RESUME"),
 }
+
+
+def is_only_on(where: Where, host: Host) -> bool:
+    """Whether a guest runs on this host and is defined there, and nothing of it is elsewhere."""
+    only = (host.name,)
+    return (where.running, where.waiting, where.active, where.defined) == (only, (), only, only)
+
+
+def left_sockets(hosts: Iterable[Host]) -> list[str]:
+    """Sockets over which guests were moved."""
+    found = [path for host in hosts for path in host.socket.parent.glob("hostagent*.sock")]
+    return [f"{path} is left" for path in found]
+
+
+def left_jobs(guests: Iterable[Guest]) -> list[str]:
+    """Guests that have a job."""
+    return [
+        f"{guest.name} has a job"
+        for guest in guests
+        if guest.call("job", lambda domain: domain.jobInfo())[0]
+    ]
 
 
 def _libvirtd(host: LightHost) -> ProcessId:

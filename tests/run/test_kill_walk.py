@@ -37,7 +37,7 @@ class Walk:
             **terms,
         }
         assert walk(agent, self.terms).code == 0
-        self.rows = [_name(row) for row in agent.rows()]
+        self.rows = [row_name(row) for row in agent.rows()]
         self.verbs = {
             Verb(row["is"]["step"]["verb"]) for row in agent.rows() if row["row"] == "intent"
         }
@@ -95,7 +95,7 @@ class Walk:
         assert not self.faults, "\n".join(self.faults)
 
 
-def _name(row: dict[str, Any]) -> str:
+def row_name(row: dict[str, Any]) -> str:
     what = row["is"]
     return f"{row['row']} {what.get('key') or what.get('step', {}).get('key', '')}".strip()
 
