@@ -14,6 +14,8 @@ from functools import partial
 from pathlib import Path
 from typing import Protocol, cast
 
+import libvirt
+
 from lab.calls import connection, within
 from lab.definition import Ports
 from lab.errors import LabError
@@ -154,9 +156,7 @@ class Placed(ABC):
         """Whether it is active, and defined, on that host."""
         try:
             with connection(host.uri, timeout_s=2) as conn:
-                look = partial(conn.lookupByUUIDString, self.uuid)
-                domain = cast(_Known, within(2, f"look-up of {self.name}", look))
-                return domain.isActive() == 1, domain.isPersistent() == 1
+                return within(2, f"look-up of {self.name}", partial(_known, conn, self.uuid))
         except LabError as error:
             if "Domain not found" in str(error):
                 return False, False
@@ -169,6 +169,13 @@ class Placed(ABC):
         if len(found) < 2:
             return found[0] if found else None
         return min(found, key=lambda place: _rank(_status(*place)))
+
+
+def _known(conn: libvirt.virConnect, uuid: str) -> tuple[bool, bool]:
+    """Whether it is active, and defined. libvirtError when it is unknown, be it by the last look: a
+    guest that is being taken away may be gone between two."""
+    domain = cast(_Known, conn.lookupByUUIDString(uuid))
+    return domain.isActive() == 1, domain.isPersistent() == 1
 
 
 def _ports(host: Home, process: ProcessId) -> Ports:
