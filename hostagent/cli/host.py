@@ -64,7 +64,7 @@ def drain(globals_: Globals, /, **options: Any) -> int:  # noqa: ANN401 - click'
     if options["dry_run"]:
         plan = site.drain_plan(request, options["destinations"])
         return show_plan(globals_, plan, all_or_nothing=request.all_or_nothing)
-    consent = (lambda _plan: None) if options["yes"] else _ask
+    consent = None if options["yes"] else _ask
     say = Progress(quiet=globals_.quiet).say
     report = site.drain(request, options["destinations"], consent=consent, say=say)
     show_report(globals_, report)
@@ -73,13 +73,19 @@ def drain(globals_: Globals, /, **options: Any) -> int:  # noqa: ANN401 - click'
 
 def _ask(plan: Plan) -> None:
     """Raises UsageError where nobody can be asked, and click.Abort for a no."""
-    leaving = len(moves_of(plan.args).orders)
-    staying = len(plan.guests) - leaving
+    ladders = moves_of(plan.args).orders.values()
+    leaving = sum(bool(rungs[0].destination) for rungs in ladders)
+    ending = len(ladders) - leaving
+    staying = len(plan.guests) - len(ladders)
+    if not ladders:
+        return
     if not sys.stdin.isatty():
         raise UsageError(
             f"{leaving} guests would be moved away", hint="say --yes, or look with --dry-run first"
         )
-    rest = f" ({staying} can't be moved and stay)" if staying else ""
+    parts = [f"{ending} are saved or shut down here"] if ending else []
+    parts += [f"{staying} can't be moved and stay"] if staying else []
+    rest = f" ({'; '.join(parts)})" if parts else ""
     click.confirm(f"Move {leaving} guests away from {plan.host.name}{rest}?", abort=True, err=True)
 
 

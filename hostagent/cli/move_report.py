@@ -27,8 +27,9 @@ def show_plan(globals_: Globals, plan: Plan, *, all_or_nothing: bool) -> int:
     if globals_.as_json:
         guests = [_planned(guest, moves.orders.get(guest.uuid, ())) for guest in plan.guests]
         head = {"schema": f"hostagent.{moves.operation}/1", "changed": False, "dry_run": True}
+        rest = {"result": None, "guests": [_not_yet(guest) for guest in plan.guests]}
         plan_ = {"parallel": moves.parallel, "guests": guests}
-        show_json({**head, "warnings": list(plan.warnings), "plan": plan_})
+        show_json({**head, "warnings": list(plan.warnings), **rest, "plan": plan_})
         return _status(plan, all_or_nothing=all_or_nothing)
     rows = [_plan_row(guest, moves.orders.get(guest.uuid, ())) for guest in plan.guests]
     click.echo(table(["GUEST", "DO", "HOW", "TO", "WHY"], rows))
@@ -56,6 +57,12 @@ def _planned(guest: PlannedGuest, rungs: Sequence[Order]) -> dict[str, Any]:
         "to": rungs[0].destination if rungs else None,
         "reason": guest.skip,
     }
+
+
+def _not_yet(guest: PlannedGuest) -> dict[str, Any]:
+    """A guest in the form of a report, of which nothing is known yet."""
+    result = "not-moved" if guest.skip else "skipped"
+    return _guest(GuestMove(name=guest.name, uuid=guest.uuid, result=result, reason=guest.skip))
 
 
 def _plan_row(guest: PlannedGuest, rungs: Sequence[Order]) -> list[str]:

@@ -14,21 +14,33 @@ from hostagent.core.journal import Open, State
 from hostagent.core.move import Method
 from hostagent.core.plan import Decision, Do, Done, Ending, Step, Verb, Wait
 from hostagent.rules import clock
-from hostagent.rules.move_orders import Operation, moves_of, order_args
-from hostagent.rules.move_standing import Standing, Where, problem, standings, turn
+from hostagent.rules.move_orders import Operation, operation_of, order_args, parallel_of
+from hostagent.rules.move_standing import (
+    Standing,
+    Where,
+    clock_turn,
+    may_go_on,
+    problem,
+    settle_problem,
+    settle_turn,
+    standings,
+    turn,
+)
 
 S = 1_000_000_000
 CORDON = "cordon"
+CORDONED = ("cordoned", "was-cordoned")
+WAS_CORDONED = "was-cordoned"
+CENSUS = "census"
 UNCORDON = "uncordon"
-FIND_LIMIT_NS = 60 * S
 CLOCK_LIMIT_NS = 8 * S
 AGENT_WAIT_NS = {Method.LIVE: 10 * S, Method.COLD: 60 * S}
 """How long the agent of a guest that arrived is awaited: its channel comes back late, and after a
 cold move it boots first."""
 SETTLE_LIMIT_NS = 30 * S
-OVERDUE_NS = 30 * S
-"""How far a step may exceed its own limit before it counts as hanging: a step asks two hosts, and
-each may take some seconds to be given up."""
+OVERDUE_NS = 90 * S
+"""How far a step may exceed its own limit before it counts as hanging: a move takes up to a minute
+more where its hosts hang (ports.Mover)."""
 
 
 def next(state: State, now_ns: int) -> Decision:
@@ -45,8 +57,14 @@ def next(state: State, now_ns: int) -> Decision:
 
 
 def is_unsettled(state: State) -> bool:
-    """Whether it is not known where a guest is: the next command asks again."""
-    return any(each.busy for each in standings(state))
+    """Whether it is not known where a guest is, or one that arrived is not in order: the next
+    command tries again, a few times."""
+    if not may_go_on(state):
+        return False
+    return any(
+        each.busy or each.where is Where.AMBIGUOUS or bool(settle_problem(state, each.guest.uuid))
+        for each in standings(state)
+    )
 
 
 def _overdue_ns(opened: Open) -> int:
@@ -60,32 +78,49 @@ def _is_halted(state: State) -> bool:
 
 def _steps(state: State, everybody: tuple[Standing, ...]) -> Iterator[Step]:
     """All steps that may be begun now, also those that were."""
-    moves = moves_of(state.plan.args)
-    drains = moves.operation is Operation.DRAIN
+    operation = operation_of(state.plan.args)
+    drains = operation is Operation.DRAIN
     if drains and not _is_halted(state):
-        yield Step(key=turn(state, CORDON), verb=Verb.CORDON)
+        yield Step(key=_cordon_turn(state), verb=Verb.CORDON)
     for each in everybody:
-        yield from _after(state, each, moves.operation)
+        yield from _after(state, each, operation)
     if _is_halted(state):
-        yield from (_abort(each) for each in everybody if each.where is Where.MOVING)
+        yield from (_abort(each) for each in everybody if each.key in state.open)
     elif _may_leave(state):
-        yield from _attempts(everybody, moves.parallel)
-    opens = drains and _is_halted(state) and state.begun(f"{CORDON}:1")
-    if (opens or moves.operation is Operation.RESTORE) and _is_at_rest(state, everybody):
-        yield Step(key=turn(state, UNCORDON), verb=Verb.UNCORDON)
+        yield from _attempts(everybody, parallel_of(state.plan.args))
+    if not _is_at_rest(state, everybody):
+        return
+    if drains and not _is_halted(state) and _may_leave(state):
+        yield Step(key=CENSUS, verb=Verb.CENSUS)
+    if operation is Operation.RESTORE or (_is_halted(state) and _set_the_cordon(state)):
+        yield Step(key=_uncordon_turn(state), verb=Verb.UNCORDON)
+
+
+def _cordon_turn(state: State) -> str:
+    return turn(state, CORDON, CORDONED)
+
+
+def _uncordon_turn(state: State) -> str:
+    return turn(state, UNCORDON, ("uncordoned",))
+
+
+def _set_the_cordon(state: State) -> bool:
+    """Whether this run set it, or may have: one that was there before is not ours to take back."""
+    key = _cordon_turn(state)
+    return state.begun(key) and state.result(key) != WAS_CORDONED
 
 
 def _may_leave(state: State) -> bool:
     """Whether guests may be moved away: a drain cordons its host first."""
-    drains = moves_of(state.plan.args).operation is Operation.DRAIN
-    return not drains or state.result(turn(state, CORDON)) == "cordoned"
+    drains = operation_of(state.plan.args) is Operation.DRAIN
+    return not drains or state.result(_cordon_turn(state)) in CORDONED
 
 
 def _is_at_rest(state: State, everybody: tuple[Standing, ...]) -> bool:
     """Whether nothing more is to be begun or awaited for any guest."""
     waits = not _is_halted(state) and any(each.where is Where.WAITING for each in everybody)
     busy = any(each.busy for each in everybody)
-    operation = moves_of(state.plan.args).operation
+    operation = operation_of(state.plan.args)
     left = any(
         step.key not in state.done for each in everybody for step in _after(state, each, operation)
     )
@@ -109,12 +144,10 @@ def _after(state: State, each: Standing, operation: Operation) -> Iterator[Step]
     args = order_args(each.order)
     uuids = (each.guest.uuid,)
     if each.where is Where.UNCERTAIN:
-        yield Step(
-            key=each.key, verb=Verb.FIND, guests=uuids, args={**args, "limit_ns": FIND_LIMIT_NS}
-        )
+        yield Step(key=each.key, verb=Verb.FIND, guests=uuids, args=args)
     if each.where is Where.ARRIVED:
         yield Step(
-            key=turn(state, f"settle:{each.guest.uuid}"),
+            key=settle_turn(state, each.guest.uuid),
             verb=Verb.SETTLE,
             guests=uuids,
             args={**args, "limit_ns": SETTLE_LIMIT_NS, "operation": str(operation)},
@@ -138,7 +171,7 @@ def _clock_step(state: State, each: Standing) -> Step:
     wait_ns = AGENT_WAIT_NS.get(each.order.method, 0)
     uuid = each.guest.uuid
     return Step(
-        key=turn(state, f"clock:{uuid}"),
+        key=clock_turn(state, uuid),
         verb=Verb.SYNC_CLOCKS,
         guests=(uuid,),
         args={
@@ -166,19 +199,31 @@ def _end(state: State, everybody: tuple[Standing, ...]) -> Done:
     if _is_halted(state):
         return Done(result=Ending.INTERRUPTED, reason="it was stopped: the same command goes on")
     if not _may_leave(state):
-        return Done(
-            result=Ending.REFUSED, reason=f"the host was not cordoned: {_told(state, CORDON)}"
-        )
-    why = problem(state)
-    key = turn(state, UNCORDON)
-    if not why and state.begun(key) and state.result(key) != "uncordoned":
-        why = f"the host is still cordoned: {_told(state, UNCORDON)}"
+        why = _told(state, _cordon_turn(state))
+        return Done(result=Ending.REFUSED, reason=f"the host was not cordoned: {why}")
+    why = problem(state) or _newcomers(state) or _still_cordoned(state)
     nobody = everybody and all(each.where is Where.STAYED for each in everybody)
     if nobody and len(everybody) == len(state.plan.guests):
         return Done(result=Ending.FAILED, reason=why)
     return Done(result=Ending.PARTLY if why else Ending.DONE, reason=why)
 
 
-def _told(state: State, name: str) -> str:
-    key = turn(state, name)
+def _newcomers(state: State) -> str:
+    """Who runs on a drained host and was not there when the plan was made."""
+    if CENSUS not in state.done:
+        return "who runs here now could not be read" if CENSUS in state.open else ""
+    known = {guest.name for guest in state.plan.guests}
+    started = state.done[CENSUS].outcome.figures.get("started", [])
+    new = [str(name) for name in started if name not in known] if isinstance(started, list) else []
+    return f"started meanwhile: {', '.join(new)}; the same command moves them too" if new else ""
+
+
+def _still_cordoned(state: State) -> str:
+    key = _uncordon_turn(state)
+    if not state.begun(key) or state.result(key) == "uncordoned":
+        return ""
+    return f"the host is still cordoned: {_told(state, key)}"
+
+
+def _told(state: State, key: str) -> str:
     return state.done[key].outcome.reason if key in state.done else "no answer from its disk"

@@ -3,7 +3,7 @@
 Layer: rules; pure. Units: ns, KiB.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from hostagent.core.model import RUNS, Host
 from hostagent.core.move import Destination, Disk, Method, Movable, MoveHost, Order, Stage
@@ -28,11 +28,13 @@ def order(
     method: Method,
     request: MoveRequest,
     home: Host,
+    own_copies: Collection[str] = (),
 ) -> Order:
     """One attempt at this guest; `there` is None for a method that ends it where it is, `home` is
-    the host whose run this is."""
+    the host whose run this is, `own_copies` are as of move_checks. A guest that comes home takes
+    its disks along: nothing of a drain is left on the host to which it was moved."""
     disks = () if there is None else copied(guest, there)
-    home_uuid, home_name = _breadcrumb(request, home)
+    home_uuid, home_name = _breadcrumb(guest, request, home)
     live_ns = convergence.time_limit_ns(
         guest.memory_kib + sum(map(needed_kib, disks)), bandwidth_mib_s=request.bandwidth_mib_s
     )
@@ -51,7 +53,8 @@ def order(
         home_name=home_name,
         copy=tuple(disk.target for disk in disks),
         left=tuple(disk.source for disk in disks),
-        delete_source_disks=request.delete_source_disks,
+        over=tuple(disk.source for disk in disks if disk.source in own_copies),
+        delete_source_disks=request.delete_source_disks or request.operation is Operation.RESTORE,
         bandwidth_mib_s=request.bandwidth_mib_s,
         limit_ns=_limit_ns(method, live_ns, request),
         shutdown_ns=request.shutdown_ns,
@@ -59,8 +62,11 @@ def order(
     )
 
 
-def _breadcrumb(request: MoveRequest, home: Host) -> tuple[str | None, str]:
-    """A drained guest knows its home; one that is home again, or moved for good, does not."""
+def _breadcrumb(guest: Movable, request: MoveRequest, home: Host) -> tuple[str | None, str]:
+    """A drained guest knows its home; one that is home again does not, and one that is moved for
+    good keeps what it has. So does one that is away from another home than this."""
+    if guest.home not in ("", home.uuid):
+        return None, ""
     match request.operation:
         case Operation.DRAIN:
             return home.uuid, home.name

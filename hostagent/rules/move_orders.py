@@ -55,20 +55,31 @@ def order_args(order: Order) -> dict[str, Json]:
     args["method"] = str(order.method)
     args["copy"] = list(order.copy)
     args["left"] = list(order.left)
+    args["over"] = list(order.over)
     args["convergence"] = [
         {**asdict(stage), "measure": str(stage.measure)} for stage in order.convergence
     ]
     return args
 
 
+def operation_of(args: Mapping[str, Json]) -> Operation:
+    """What the moves of this plan are for."""
+    return Operation(str(args["operation"]))
+
+
+def parallel_of(args: Mapping[str, Json]) -> int:
+    """How many guests are moved at once."""
+    parallel = args["parallel"]
+    assert isinstance(parallel, int)
+    return parallel
+
+
 def moves_of(args: Mapping[str, Json]) -> Moves:
     """The inverse of `to_args`."""
     orders: Any = args["orders"]
-    parallel = args["parallel"]
-    assert isinstance(parallel, int)
     return Moves(
-        operation=Operation(str(args["operation"])),
-        parallel=parallel,
+        operation=operation_of(args),
+        parallel=parallel_of(args),
         orders={
             uuid: tuple(decode(Order, each) for each in rungs) for uuid, rungs in orders.items()
         },

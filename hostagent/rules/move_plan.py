@@ -15,7 +15,7 @@ from hostagent.core.plan import Plan, PlannedGuest
 from hostagent.rules import move_checks, placement
 from hostagent.rules.move_ladder import ladder, obstacles_here, stays_because
 from hostagent.rules.move_order import order
-from hostagent.rules.move_orders import KIND, Moves, to_args
+from hostagent.rules.move_orders import KIND, Moves, Operation, to_args
 from hostagent.rules.move_request import MoveRequest
 from hostagent.rules.move_warnings import warnings, warnings_between
 from hostagent.rules.placement import Candidate, Demand, Rejection
@@ -40,7 +40,7 @@ class MoveFacts:
     """All that a plan of moves is decided on. `host` is the one whose lock and journal this is;
     `idle_cpus` are those of it that have nothing to do; `lost` names guests that were to be found
     on another host and were not, with the reason. `own_copies` are paths of disks that an earlier
-    move left here."""
+    move left here; `cordoned` is why this host takes no guests, by its operator's word."""
 
     host: Host
     legs: tuple[Leg, ...]
@@ -48,6 +48,7 @@ class MoveFacts:
     lost: Mapping[str, tuple[str, str]] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
     own_copies: tuple[str, ...] = ()
+    cordoned: str = ""
 
 
 def plan(run: str, request: MoveRequest, facts: MoveFacts) -> Plan:
@@ -55,8 +56,9 @@ def plan(run: str, request: MoveRequest, facts: MoveFacts) -> Plan:
     orders: dict[str, tuple[Order, ...]] = {}
     guests: list[PlannedGuest] = []
     found: list[str] = list(facts.warnings)
+    reserved: dict[str, list[Demand]] = {}
     for leg in facts.legs:
-        places = _place(leg, request, facts)
+        places = _place(leg, request, facts, reserved)
         for guest in leg.guests:
             placed = places.get(guest.uuid, _Placed(there=None))
             rungs = _orders(leg, guest, placed, request, facts)
@@ -103,6 +105,8 @@ def _planned(guest: Movable, skip: str) -> PlannedGuest:
 
 def _rungs(guest: Movable, request: MoveRequest) -> tuple[Method, ...]:
     rungs = ladder(guest)
+    if request.operation is not Operation.DRAIN:  # only that may end a guest where it is
+        rungs = tuple(method for method in rungs if method in ARRIVING)
     if request.method is None:
         return rungs
     return tuple(method for method in rungs if method is request.method)
@@ -116,10 +120,12 @@ class _Placed:
     rejections: tuple[Rejection, ...] = ()
 
 
-def _place(leg: Leg, request: MoveRequest, facts: MoveFacts) -> Mapping[str, _Placed]:
-    """Where each guest goes, by the gentlest rung for which there is a place."""
+def _place(
+    leg: Leg, request: MoveRequest, facts: MoveFacts, reserved: dict[str, list[Demand]]
+) -> Mapping[str, _Placed]:
+    """Where each guest goes, by the gentlest rung for which there is a place. What it takes there
+    is `reserved` (by the host's UUID), for the guests of this leg and of those after it."""
     placed: dict[str, _Placed] = {}
-    reserved: dict[str, list[Demand]] = {}
     by_uri = {destination.host.uri: destination for destination in leg.destinations}
     for method in ARRIVING:
         asked = [
@@ -128,8 +134,12 @@ def _place(leg: Leg, request: MoveRequest, facts: MoveFacts) -> Mapping[str, _Pl
             if method in _rungs(guest, request) and not _has_place(placed, guest)
         ]
         candidates = [
-            Candidate(destination=there, reserved=tuple(reserved.get(uri, ())))
-            for uri, there in by_uri.items()
+            Candidate(
+                destination=there,
+                cordoned=facts.cordoned if there.host.uuid == facts.host.uuid else "",
+                reserved=tuple(reserved.get(there.host.uuid, ())),
+            )
+            for there in by_uri.values()
         ]
         found = placement.place(
             [placement.demand(guest, facts.own_copies) for guest in asked],
@@ -142,7 +152,7 @@ def _place(leg: Leg, request: MoveRequest, facts: MoveFacts) -> Mapping[str, _Pl
             rejections = (*known.rejections, *place.rejections)
             placed[place.guest.uuid] = _Placed(there=there, rejections=rejections)
             if there is not None:
-                reserved.setdefault(place.uri, []).append(place.guest)
+                reserved.setdefault(there.host.uuid, []).append(place.guest)
     return placed
 
 
@@ -175,7 +185,9 @@ def _orders(
                 guest, leg.source, there, method, own_copies=facts.own_copies
             ):
                 continue
-            orders.append(order(guest, leg.source, there, method, request, facts.host))
+            orders.append(
+                order(guest, leg.source, there, method, request, facts.host, facts.own_copies)
+            )
         elif not obstacles_here(guest, method):
             orders.append(order(guest, leg.source, None, method, request, facts.host))
     return tuple(orders)

@@ -11,12 +11,20 @@ Units: seconds, from monotonic ns. A figure that was not measured is None.
 
 from dataclasses import dataclass
 
-from hostagent.core.journal import GuestOutcome, State
-from hostagent.core.plan import Done, Ending, Json
+from hostagent.core.journal import Closed, GuestOutcome, State
+from hostagent.core.move import Method
+from hostagent.core.plan import Done, Ending, Json, Verb
 from hostagent.rules.clock_outcome import ClockReport, clock_report
 from hostagent.rules.move import next
-from hostagent.rules.move_orders import moves_of
-from hostagent.rules.move_standing import Standing, Where, clock_tries, settle_problem, standings
+from hostagent.rules.move_orders import operation_of
+from hostagent.rules.move_standing import (
+    Standing,
+    Where,
+    clock_tries,
+    ended_here,
+    settle_problem,
+    standings,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,13 +69,13 @@ def report(state: State, now_ns: int) -> MoveReport:
     found = {each.guest.uuid: each for each in standings(state)}
     return MoveReport(
         run=state.plan.run,
-        operation=str(moves_of(state.plan.args).operation),
+        operation=str(operation_of(state.plan.args)),
         host=state.plan.host.name,
         host_uuid=state.plan.host.uuid,
         result=str(ended.result if ended is not None else done.result),
         reason=ended.reason if ended is not None else done.reason,
         signal=signals[0] if signals else None,
-        changed=any(_changed(each) for each in found.values()),
+        changed=_changed(state),
         warnings=state.plan.warnings,
         guests=tuple(
             _moved(state, found[guest.uuid])
@@ -78,9 +86,24 @@ def report(state: State, now_ns: int) -> MoveReport:
     )
 
 
-def _changed(each: Standing) -> bool:
-    """Whether anything may have happened to this guest."""
-    return each.where not in (Where.WAITING, Where.STAYED)
+def _changed(state: State) -> bool:
+    """Whether anything may have happened to a guest or to this host's notes. A live move that left
+    its guest as it was changed nothing."""
+    return any(_may_have_changed(closed) for closed in state.done.values()) or any(
+        opened.step.verb in _EFFECTS for opened in state.open.values()
+    )
+
+
+_EFFECTS = (Verb.MOVE, Verb.SETTLE, Verb.CORDON, Verb.UNCORDON)
+_NOTHING = ("not-begun", "was-cordoned")
+
+
+def _may_have_changed(closed: Closed) -> bool:
+    result = closed.outcome.result
+    if closed.step.verb not in _EFFECTS or result in _NOTHING:
+        return False
+    as_it_was = result == "stayed" and closed.step.args.get("method") == Method.LIVE
+    return not as_it_was
 
 
 _WORDS = {
@@ -109,6 +132,8 @@ def _moved(state: State, each: Standing) -> GuestMove:
 
 
 def _reason(each: Standing, problem: str) -> str:
+    if each.where is Where.ENDED_HERE:
+        return ended_here(each)
     if each.where is Where.WAITING:
         return each.outcome.reason if each.outcome else "the run ended before its turn"
     return problem or (each.outcome.reason if each.outcome else "")

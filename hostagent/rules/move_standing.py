@@ -2,29 +2,31 @@
 
 Layer: rules. A guest's ladder is walked from its first rung: the next one counts only once the one
 before is known to have left the guest as it was. An attempt of which it is not known what came of
-it is followed by `find` steps, which ask both hosts; MOST_FINDS of them, then a person must look.
+it is followed by `find` steps, which ask both hosts. A run that leaves something open is taken over
+by the next command, which may find and settle once more, MOST_TAKEOVERS times; then a person must
+look. So nobody is forgotten, and nothing goes on for ever.
 """
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from enum import StrEnum
 
 from hostagent.core.journal import GuestOutcome, State
-from hostagent.core.move import Order
+from hostagent.core.move import Method, Order
 from hostagent.core.plan import PlannedGuest
 from hostagent.rules.clock_outcome import is_unsynced
 from hostagent.rules.move_orders import moves_of
 
 MOST_FINDS = 3
-"""How often it is asked where a guest is; each waits for a move that still goes on."""
+"""How often each process asks where a guest is; each time waits for a move that still goes on."""
 LOST = "lost"
 """The outcome of a step that a crash cut short, where it does no harm to do it again."""
-MOST_TIMES = 3
-"""How often such a step is begun: hostagent may be killed again and again."""
+MOST_TAKEOVERS = 5
 
 ARRIVED = "moved"
 ENDED_HERE = ("saved", "shut-down")
 STAYED = ("stayed", "not-begun")
-UNCERTAIN = ("under-way", "failed", LOST, "unknown")
+UNCERTAIN = ("under-way", "ambiguous", "failed", LOST, "unknown")
 """Words of the outcomes of `move` and `find` (ports.Mover)."""
 
 
@@ -77,7 +79,7 @@ def _standing(state: State, guest: PlannedGuest, rungs: tuple[Order, ...]) -> St
         if key in state.open:
             return Standing(guest=guest, where=Where.MOVING, order=order, key=key)
         outcome = _of(state, key, guest.uuid)
-        for number in range(1, MOST_FINDS + 1):
+        for number in range(1, MOST_FINDS * _processes(state) + 1):
             if outcome.result not in UNCERTAIN:
                 break
             key = f"find-{number}:{guest.uuid}:{order.method}"
@@ -95,21 +97,43 @@ def _standing(state: State, guest: PlannedGuest, rungs: tuple[Order, ...]) -> St
 _ENDS = {ARRIVED: Where.ARRIVED, **dict.fromkeys(ENDED_HERE, Where.ENDED_HERE)}
 
 
-def turn(state: State, name: str) -> str:
-    """The key of a step that may be done again: the first one that no crash has cut short."""
-    keys = [f"{name}:{number}" for number in range(1, MOST_TIMES + 1)]
-    return next((key for key in keys if state.result(key) != LOST), keys[-1])
+def _processes(state: State) -> int:
+    """How many processes have worked on this run, as far as that grants another try."""
+    takeovers = sum(heard.what == "crashed" for heard in state.heard)
+    return 1 + min(takeovers, MOST_TAKEOVERS)
+
+
+def may_go_on(state: State) -> bool:
+    """Whether the next command may try again."""
+    return _processes(state) <= MOST_TAKEOVERS
+
+
+def turn(state: State, name: str, good: Collection[str]) -> str:
+    """The key of a step that may be done again, once by each process: the first one that is not
+    over, or that ended well; else the last."""
+    keys = [f"{name}:{number}" for number in range(1, _processes(state) + 1)]
+    return next((key for key in keys if state.result(key) in ("", *good)), keys[-1])
+
+
+def settle_turn(state: State, uuid: str) -> str:
+    """The key of bringing this guest in order after its move."""
+    return turn(state, f"settle:{uuid}", ("settled",))
+
+
+def clock_turn(state: State, uuid: str) -> str:
+    """The key of setting this guest's clock after its move."""
+    return turn(state, f"clock:{uuid}", ("over",))
 
 
 def clock_tries(state: State, uuid: str) -> tuple[GuestOutcome, ...]:
     """What came of setting this guest's clock after its move."""
-    closed = state.done.get(turn(state, f"clock:{uuid}"))
+    closed = state.done.get(clock_turn(state, uuid))
     return () if closed is None else tuple(closed.outcome.guests.values())
 
 
 def settle_problem(state: State, uuid: str) -> str:
     """Why an arrived guest is not in order yet; empty when it is."""
-    key = turn(state, f"settle:{uuid}")
+    key = settle_turn(state, uuid)
     if key in state.open:
         return "bringing its definition in order hangs"
     if key not in state.done:
@@ -128,11 +152,19 @@ def problem(state: State) -> str:
         why = settle_problem(state, each.guest.uuid)
         if each.where is Where.STAYED:
             why = each.reason
+        elif each.where is Where.ENDED_HERE:
+            why = ended_here(each)
         elif not why and is_unsynced(tries):
             why = f"its clock is not right: {tries[-1].reason}"
         if why:
             return f"guest {each.guest.name}: {why}"
     return ""
+
+
+def ended_here(each: Standing) -> str:
+    """What was done to a guest that could not leave, as its policy allows."""
+    word = "saved" if each.order.method is Method.SAVE else "shut down"
+    return f"it was {word} here, not moved: its policy allows that"
 
 
 def _of(state: State, key: str, uuid: str) -> GuestOutcome:

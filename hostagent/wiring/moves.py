@@ -139,6 +139,9 @@ class MoveSite:
         known = MoveFacts(host=facts.host, legs=(leg,), idle_cpus=idle_cpus(), warnings=warnings)
         return move_plan.plan(new_run(), request, known)
 
+    def _nobody_away(self) -> str:
+        return f"no guest of this host is away, by its notes in {self._site.state_dir}"
+
     def forget(self, selectors: Sequence[str], *, dry_run: bool) -> tuple[WentAway, ...]:
         """Await these guests no more; those that were away. Raises RefusedError for another."""
         book = self._site.book(self._site.facts().host.uuid)
@@ -175,8 +178,16 @@ class MoveSite:
             idle_cpus=idle_cpus(),
             lost=lost,
             own_copies=tuple(path for each in notes.away for path in each.left),
+            cordoned=_by_its_operator(notes),
+            warnings=() if notes.away else (self._nobody_away(),),
         )
         return move_plan.plan(new_run(), request, known)
+
+
+def _by_its_operator(notes: HostNotes) -> str:
+    """Why this host is to take no guests; the cordon of its own drain does not count."""
+    reasons = [each.reason for each in notes.cordons if each.owner == OPERATOR]
+    return f"its operator has cordoned it: {reasons[0]}" if reasons else ""
 
 
 def _means(selector: str, guest: WentAway) -> bool:
@@ -224,11 +235,13 @@ def _leg_home(
 ) -> tuple[Leg | None, dict[str, tuple[str, str]]]:
     """The way home from one host, and the guests that were not found there, by UUID."""
     try:
+        doubts = _refuse_another(home, here) if home else ()
         source = read_host(uri, READ_LIMIT_NS)
         guests = read_guests(uri, [each.uuid for each in awaited], READ_LIMIT_NS)
         there = read_destination(source, here.uri, guests, READ_LIMIT_NS, home=home)
     except HostagentError as error:
         return None, {each.uuid: (each.name, error.message) for each in awaited}
+    there = replace(there, doubts=(*there.doubts, *doubts))
     found = {guest.uuid for guest in guests}
     missing = {
         each.uuid: (
@@ -240,3 +253,18 @@ def _leg_home(
         if each.uuid not in found
     }
     return Leg(source=source, guests=tuple(guests), destinations=(there,)), missing
+
+
+def _refuse_another(home: str, here: MoveHost) -> tuple[str, ...]:
+    """What could not be found out of a home that a person named. Raises RefusedError where it is
+    another host than this: guests would go there, and nobody would look for them there."""
+    try:
+        found = read_host(home, READ_LIMIT_NS)
+    except LibvirtUnreachableError:
+        return (f"{home} can't be reached from here, so nobody knows whether it is this host",)
+    if found.uuid == here.uuid:
+        return ()
+    raise RefusedError(
+        f"{home} is {found.name} ({found.uuid}), not this host",
+        hint="name this host as the others reach it, or leave --home out",
+    )

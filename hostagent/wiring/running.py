@@ -54,12 +54,14 @@ Report = RunReport | ClockSyncReport | MoveReport
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Kind:
-    """What differs between kinds of run. `left` says what one without an end has left."""
+    """What differs between kinds of run. `left` says what one without an end has left;
+    `recovers_slowly`: finishing one may take minutes, and hears signals meanwhile."""
 
     decide: Decide
     has_guests_to_bring_back: Callable[[State], bool]
     report: Callable[[State, int], Report]
     left: Callable[[State], str]
+    recovers_slowly: bool = False
 
 
 def _left_paused(state: State) -> str:
@@ -93,6 +95,7 @@ KINDS = {
         has_guests_to_bring_back=move.is_unsettled,
         report=move_report.report,
         left=_left_moving,
+        recovers_slowly=True,
     ),
 }
 """By the plan's kind."""

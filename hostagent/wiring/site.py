@@ -6,6 +6,7 @@ run. Reading commands (status, --dry-run) take no lock and change nothing.
 import contextlib
 import os
 import queue
+import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -218,7 +219,16 @@ class Site:
         steps = workers(files, state.plan, NoGuardian(), HostCommand(), say)
         rows = [*run_files.guardian_rows(files), *run_files.let_go_rows(files)]
         state = recovery.take_over(state, journal, steps, rows)
-        return finish(files, journal, state, steps, say)
+        if not KINDS[state.plan.kind].recovers_slowly:
+            return finish(files, journal, state, steps, say)
+        inbox: Inbox = queue.SimpleQueue()
+        known = len(state.heard)
+        with told_to(inbox.put):
+            state = finish(files, journal, state, steps, say, inbox)
+        for heard in state.heard[known:]:
+            if heard.what == "signal":  # the command that came upon this run stops, too
+                signal.raise_signal(signal.Signals[str(heard.value)])
+        return state
 
 
 def _wait_for_guardian(lock: RunLock) -> None:

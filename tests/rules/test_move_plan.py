@@ -182,3 +182,43 @@ class TestTheOrder:
 )
 def test_as_many_at_once_as_there_is_room_for(idle: float, guests: int, expected: int) -> None:
     assert at_once(idle, guests) == expected
+
+
+class TestOnlyADrain:
+    """...may end a guest where it is: nobody asked for that in a migration, or far from home."""
+
+    @pytest.mark.parametrize("operation", [Operation.RESTORE, Operation.MIGRATE])
+    def test_saves_or_shuts_a_guest_down(self, operation: Operation) -> None:
+        everything = Policy(on_reboot=tuple(OnReboot))
+        assert methods(planned(movable(policy=everything), operation=operation)) == [
+            Method.LIVE,
+            Method.COLD,
+        ]
+        full = destination(host(free_kib=GIB))
+        stays = planned(movable(policy=everything), to=(full,), operation=operation)
+        assert stays.chosen == ()
+
+
+def test_two_ways_home_share_the_memory_there() -> None:
+    home = destination(host("h1", uuid=HOST.uuid, memory_kib=8 * GIB, free_kib=7 * GIB))
+    guests = [movable(name, memory_kib=5 * GIB) for name in ("a", "b")]
+    legs = tuple(
+        Leg(source=host(name), guests=(guest,), destinations=(home,))
+        for name, guest in zip(("h2", "h3"), guests, strict=True)
+    )
+    facts = MoveFacts(host=HOST, legs=legs, idle_cpus=2.0)
+    made = plan("run-1", MoveRequest(operation=Operation.RESTORE), facts)
+    assert [guest.name for guest in made.chosen] == ["a"]
+
+
+def test_a_home_that_its_operator_has_cordoned_takes_nobody() -> None:
+    home = destination(host("h1", uuid=HOST.uuid))
+    leg = Leg(source=host("h2"), guests=(movable(),), destinations=(home,))
+    facts = MoveFacts(host=HOST, legs=(leg,), idle_cpus=2.0, cordoned="a fan is broken")
+    made = plan("run-1", MoveRequest(operation=Operation.RESTORE), facts)
+    assert "a fan is broken" in made.guests[0].skip
+
+
+def test_the_breadcrumb_of_another_home_is_kept() -> None:
+    (order,) = rungs(planned(movable(home="host-elsewhere")))
+    assert order.home is None

@@ -17,8 +17,10 @@ from hostagent.adapters.libvirt.addresses import bracketed
 from hostagent.core.errors import LibvirtUnreachableError
 
 S = 1_000_000_000
-FIRST_MIGRATION_PORT = 49152
-"""migration_port_min of qemu.conf; the range ends at 49215."""
+LAST_MIGRATION_PORT = 49215
+"""migration_port_max of qemu.conf, where the range begins at 49152. libvirt takes the first that is
+free, and a QEMU that waits there for a guest gives up when somebody connects and hangs up: so the
+last is tried."""
 LOOPBACK = "tcp://127.0.0.1"
 CONNECT_S = 2.0
 FIREWALL_S = 1.0
@@ -40,7 +42,7 @@ class Way:
 
 
 def find(
-    source: str, destination: str, limit_ns: int, migration_port: int = FIRST_MIGRATION_PORT
+    source: str, destination: str, limit_ns: int, migration_port: int = LAST_MIGRATION_PORT
 ) -> Way:
     """The way from the source to the destination, by the URIs that they have from here."""
     until_ns = time.monotonic_ns() + limit_ns

@@ -7,6 +7,7 @@ host's guests are away (ports.HostBook), so that a restore finds them after a re
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime
 
 from hostagent.core.codec import decode
@@ -16,10 +17,12 @@ from hostagent.core.journal import GuestOutcome, Outcome
 from hostagent.core.move import Order, Progress
 from hostagent.core.plan import Step
 from hostagent.core.ports import HostBook, Mover
+from hostagent.rules.move import WAS_CORDONED
 from hostagent.rules.move_orders import Operation
 from hostagent.rules.move_standing import LOST
 
 MIB = 1024 * 1024
+LOOK_LIMIT_NS = 2_000_000_000
 
 
 def order_of(step: Step) -> Order:
@@ -43,7 +46,9 @@ class Move:
         return _outcome(step, self._mover.move(order, tell))
 
     def look(self, step: Step) -> Outcome:
-        return _outcome(step, self._mover.look(order_of(step)))
+        """A short look: what still goes on is waited for by `find`, all guests at once."""
+        brief = replace(order_of(step), limit_ns=LOOK_LIMIT_NS, shutdown_ns=LOOK_LIMIT_NS)
+        return _outcome(step, self._mover.look(brief))
 
 
 class Find:
@@ -56,7 +61,7 @@ class Find:
         return _outcome(step, self._mover.look(order_of(step)))
 
     def look(self, step: Step) -> Outcome:
-        return self.do(step)
+        return Outcome(key=step.key, result=LOST)
 
 
 class Abort:
@@ -117,6 +122,8 @@ class Cordon:
         self._book = book
 
     def do(self, step: Step) -> Outcome:
+        if any(each.owner == DRAIN for each in self._book.read().cordons):
+            return Outcome(key=step.key, result=WAS_CORDONED)
         utc = datetime.now(UTC).isoformat(timespec="seconds")
         self._book.write(Cordoned(owner=DRAIN, reason="it is being drained", utc=utc))
         return Outcome(key=step.key, result="cordoned")
