@@ -193,9 +193,11 @@ class Order:
 
     `home` is the breadcrumb to be left in the guest (UUID of the host that it leaves;
     `home_name` is that host's name), empty to remove it, None to leave what is there. `copy` are
-    the targets of disks that are copied, `left` the paths at which those stay behind. `limit_ns`
-    bounds the attempt, `shutdown_ns` a cold move's wait for the guest to shut down. `convergence`
-    is the schedule of a live move (rules/convergence): stages by the time since its beginning.
+    the targets of disks that are copied, `left` the paths at which those stay behind, `over` those
+    paths at the destination at which an earlier move of ours left a copy that may be written over.
+    `limit_ns` bounds the attempt, `shutdown_ns` a cold move's wait for the guest to shut down.
+    `convergence` is the schedule of a live move (rules/convergence): stages by the time since its
+    beginning.
     """
 
     uuid: str
@@ -212,6 +214,7 @@ class Order:
     home_name: str = ""
     copy: tuple[str, ...] = ()
     left: tuple[str, ...] = ()
+    over: tuple[str, ...] = ()
     delete_source_disks: bool = False
     bandwidth_mib_s: int = 0
     limit_ns: int

@@ -53,6 +53,11 @@ def directory_of(path: str) -> str:
     return str(PurePosixPath(path).parent)
 
 
+def marker(path: str, uuid: str) -> str:
+    """What stands beside a disk of this guest as long as it is a copy of ours that was begun."""
+    return f"{path}.hostagent-copy-{uuid.replace('-', '')[:12]}"
+
+
 def on_network(path: str) -> bool:
     """Whether this path of this machine is on a file system that other hosts may have too."""
     best, kind = "", ""

@@ -8,7 +8,7 @@ and what any of it means for a move (rules/move_checks).
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from hostagent.adapters.libvirt.disks import Directory, directory_of
+from hostagent.adapters.libvirt.disks import Directory, directory_of, marker
 from hostagent.core.move import Disk, Fit, Movable
 
 NVRAM = "nvram"
@@ -66,7 +66,7 @@ def paths_of(guests: Iterable[Movable]) -> Mapping[str, Sequence[str]]:
 def _all_paths(guest: Movable) -> Iterator[str]:
     yield from _read_only(guest)
     for disk in _own(guest):
-        yield from (disk.source, *disk.backing)
+        yield from (disk.source, marker(disk.source, guest.uuid), *disk.backing)
     if guest.nvram.startswith("/"):
         yield guest.nvram
 
@@ -98,12 +98,12 @@ def _shared(guest: Movable, answers: Answers) -> Iterator[str]:
 
 
 def _needed(guest: Movable, shared: Sequence[str]) -> Sequence[str]:
-    """Paths that must be there. A file on one machine is there; it is looked at all the same, since
+    """Paths that must be there: of a disk that is copied what it is an overlay over, since that is
+    not. A file on one machine is there; it is looked at all the same, since
     the other libvirt may have another root directory, or no right to it."""
     needed = [*_read_only(guest)]
     for disk in _own(guest):
-        if disk.target in shared:
-            needed += [disk.source, *disk.backing]
+        needed += [*((disk.source,) if disk.target in shared else ()), *disk.backing]
     return tuple(dict.fromkeys(needed))
 
 
@@ -122,7 +122,8 @@ def _absent(paths: Iterable[str], answers: Answers) -> tuple[tuple[str, ...], tu
 def _copies(
     guest: Movable, shared: Sequence[str], answers: Answers
 ) -> tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]:
-    """Of disks that are copied: paths that are taken, directories that are not there, unknown."""
+    """Of disks that are copied: paths that are taken, directories that are not there, unknown. What
+    a copy of ours has left that was begun once takes no path: the next one removes it."""
     taken: list[str] = []
     nowhere: list[str] = []
     unknown: list[str] = []
@@ -131,6 +132,8 @@ def _copies(
             continue
         looked = answers.directories.get(directory_of(disk.source), NOT_IN_TIME)
         if disk.source in looked.stamps:
+            if marker(disk.source, guest.uuid) in looked.stamps:
+                continue
             (taken if disk.source in answers.same else unknown).append(disk.source)
         elif looked.there is None:
             unknown.append(disk.source)

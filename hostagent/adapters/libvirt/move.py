@@ -17,6 +17,7 @@ import libvirt
 from hostagent.adapters.libvirt import (
     addresses,
     move_cold,
+    move_disks,
     move_ending,
     move_figures,
     move_live,
@@ -82,20 +83,21 @@ class LibvirtMover:
         """Carry one order out."""
         pair = _pair(order)
         if order.method is Method.LIVE:
-            return self._live(order, pair, tell)
+            return _tidied(order, pair, self._live(order, pair, tell))
         if order.method in (Method.SAVE, Method.SHUTDOWN):
             return move_ending.end(order, pair.source)
-        return move_cold.move(order, pair.source, pair.destination)
+        return _tidied(order, pair, move_cold.move(order, pair.source, pair.destination))
 
     def look(self, order: Order) -> GuestOutcome:
         """What came of an order that somebody began."""
         pair = _pair(order)
         until_ns = time.monotonic_ns() + order.limit_ns
         if order.method is Method.LIVE:
-            return self._conclude(order, pair, None, until_ns)
+            return _tidied(order, pair, self._conclude(order, pair, None, until_ns))
         if order.method in (Method.SAVE, Method.SHUTDOWN):
             return move_ending.look(order, pair.source, until_ns)
-        return move_cold.look(order, pair.source, pair.destination, until_ns)
+        found = move_cold.look(order, pair.source, pair.destination, until_ns)
+        return _tidied(order, pair, found)
 
     def settle(self, order: Order) -> GuestOutcome:
         """Everything about an arrived guest as it was, and nothing left at the source."""
@@ -130,6 +132,7 @@ class LibvirtMover:
         order = replace(order, persistent=here.persistent, runs=here.runs)
         try:
             events = (self._listening(order.source), self._listening(order.destination))
+            move_disks.make(order, pair.source, pair.destination)
         except HostagentError as error:
             return _stayed(f"nothing was begun: {told(error)}")
         live, ended = self._run(order, events, tell)
@@ -243,6 +246,14 @@ def _pair(order: Order) -> _Pair:
 def without_post_copy(order: Order) -> tuple[Stage, ...]:
     """The same schedule, less its last resort."""
     return tuple(stage for stage in order.convergence if stage.measure is not Measure.POST_COPY)
+
+
+def _tidied(order: Order, pair: _Pair, outcome: GuestOutcome) -> GuestOutcome:
+    """Of a guest that stayed nothing is left at the destination; `settle` keeps what arrived."""
+    if outcome.result != "stayed":
+        return outcome
+    left = move_disks.discard(order, pair.destination)
+    return replace(outcome, reason="; ".join(part for part in (outcome.reason, *left) if part))
 
 
 def _stayed(reason: str) -> GuestOutcome:

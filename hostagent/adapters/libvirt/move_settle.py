@@ -41,6 +41,7 @@ def settle(order: Order, source: Place, destination: Place) -> GuestOutcome:
     if order.home is not None:
         problems += _tried("leaving the note of its home", destination, order, _home(order))
     problems += leave(order, source, destination)
+    problems += move_disks.keep(order, destination)
     if order.delete_source_disks and not problems:
         problems += _delete_disks(order, source, destination)
     return _unsettled("; ".join(problems)) if problems else GuestOutcome(result="settled")
