@@ -47,6 +47,12 @@ def transport(uri: str) -> str:
     return urlsplit(uri).scheme.partition("+")[2]
 
 
+def is_tls(uri: str) -> bool:
+    """Whether this URI is reached by libvirt's own TLS, which a remote one means that names no
+    transport."""
+    return transport(uri) == "tls" or (not transport(uri) and bool(urlsplit(uri).hostname))
+
+
 def quiet(uri: str) -> str:
     """The same URI; ssh asks nobody for a password, which would be asked in mid-work."""
     parts = urlsplit(uri)

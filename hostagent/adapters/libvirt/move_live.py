@@ -15,6 +15,7 @@ Deliberately absent: the verdict on what came of it (move_verdict), its figures 
 Times in ns, monotonic.
 """
 
+import re
 import threading
 import time
 from collections.abc import Callable
@@ -22,6 +23,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import libvirt
 
@@ -47,6 +49,8 @@ UNHEEDED_NS = 5 * S
 GIVE_UP_NS = 45 * S
 """After an abort, longer than libvirt's own keepalive (30 s): then nobody waits any more."""
 TELL_NS = S
+_CERTIFICATES = re.compile(r"credentials|certificate|TLS", re.IGNORECASE)
+"""In the words of QEMU and of its GnuTLS."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,7 +78,7 @@ def flags_of(order: Order) -> int:
         flags |= libvirt.VIR_MIGRATE_POSTCOPY
     if order.copy:
         flags |= libvirt.VIR_MIGRATE_NON_SHARED_DISK
-    if addresses.transport(order.via) == "tls":
+    if addresses.is_tls(order.via):
         flags |= libvirt.VIR_MIGRATE_TLS
     if on_one_machine(order):
         # One page cache: libvirt can't tell, and refuses a disk on a local file system.
@@ -93,6 +97,9 @@ def parameters_of(order: Order) -> dict[str, Any]:
         parameters[libvirt.VIR_MIGRATE_PARAM_URI] = way.stream_of(order.stream, order.uuid)
     if order.bandwidth_mib_s:
         parameters[libvirt.VIR_MIGRATE_PARAM_BANDWIDTH] = order.bandwidth_mib_s
+    if flags_of(order) & libvirt.VIR_MIGRATE_TLS:
+        # The stream goes to an address; certificates are made out to names.
+        parameters[libvirt.VIR_MIGRATE_PARAM_TLS_DESTINATION] = urlsplit(order.via).hostname or ""
     if order.copy:
         parameters[libvirt.VIR_MIGRATE_PARAM_MIGRATE_DISKS] = list(order.copy)
         if order.stream.startswith("unix://"):
@@ -132,8 +139,20 @@ class _Call(threading.Thread):
             domain = connect(addresses.quiet(order.source)).lookupByUUIDString(order.uuid)
             domain.migrateToURI3(order.via, parameters_of(order), self._flags)
         except libvirt.libvirtError as error:
-            self.error = move_places.told(error)
+            self.error = _explained(order, move_places.told(error))
         self.over.set()
+
+
+def _explained(order: Order, said: str) -> str:
+    """Who asks for TLS has the memory sent by TLS too, never in the clear: QEMU's own, with
+    certificates of its own, of which a host that has libvirt's need not have any."""
+    if not addresses.is_tls(order.via) or not _CERTIFICATES.search(said):
+        return said
+    return (
+        f"{said}; over qemu+tls QEMU encrypts what it sends, with the certificates of /etc/pki/qemu"
+        " (migrate_tls_x509_cert_dir of qemu.conf) on both hosts: put them there, or move over"
+        " qemu+ssh, where memory goes over the network in the clear"
+    )
 
 
 class Live:
