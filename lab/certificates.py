@@ -30,12 +30,13 @@ class Authority:
         )
 
     def certify(self, root: Path, name: str, address: str) -> None:
-        """Give a host a certificate that those who trust this authority believe."""
+        """Give a host a certificate that those who trust this authority believe; `address` may be
+        empty, as it often is: then it is made out to the name alone."""
         key, signed = self._place / f"{name}.key", self._place / f"{name}.pem"
         run(
             *("openssl", "req", "-x509", *NEW_KEY, "-days", str(DAYS), "-subj", f"/CN={name}"),
             *("-CA", self.certificate, "-CAkey", self._key, "-keyout", key, "-out", signed),
-            *("-addext", f"subjectAltName=DNS:{name},IP:{address}"),
+            *("-addext", f"subjectAltName=DNS:{name}{f',IP:{address}' if address else ''}"),
             *("-addext", "basicConstraints=critical,CA:FALSE"),
         )
         pki = root / "etc/pki"

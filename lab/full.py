@@ -211,10 +211,11 @@ class FullHost(Host):
         """Its own boot id, new after each reboot."""
         return self.run("cat", "/proc/sys/kernel/random/boot_id").strip()
 
-    def listen(self, authority: Authority) -> None:
+    def listen(self, authority: Authority, *, by_address: bool = True) -> None:
         """Let its libvirtd be reached by qemu+tcp (nobody is asked who he is: the network leads
-        nowhere) and by qemu+tls, with a certificate of this authority; restarts libvirtd."""
-        authority.certify(self.root, self.name, self.address)
+        nowhere) and by qemu+tls, with a certificate of this authority for its name, and its address
+        too unless told otherwise; restarts libvirtd."""
+        authority.certify(self.root, self.name, self.address if by_address else "")
         settings = self.root / "etc/libvirt/libvirtd.conf"
         if "auth_tcp" not in settings.read_text():
             settings.write_text(f'{settings.read_text()}auth_tcp = "none"\n')

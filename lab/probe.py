@@ -53,6 +53,7 @@ PROGRAMS = (
     ("systemd-nspawn", "systemd-container", FULL),
     ("nsenter", "util-linux", FULL),
     ("ip", "iproute2", FULL),
+    ("openssl", "openssl", frozenset[Tier]()),
 )
 
 
