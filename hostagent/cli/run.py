@@ -7,7 +7,7 @@ import shlex
 import shutil
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -15,9 +15,12 @@ from hostagent.cli.durations import Duration
 from hostagent.cli.exits import exit_code
 from hostagent.cli.globals import Globals
 from hostagent.cli.progress import Progress
-from hostagent.cli.run_report import show_plan, show_report
+from hostagent.cli.run_report import show_plan, show_report, show_spared
 from hostagent.core.errors import RefusedError, UsageError
 from hostagent.rules.request import Request, Terms
+
+if TYPE_CHECKING:
+    from hostagent.wiring import Site
 
 
 @click.command()
@@ -56,6 +59,13 @@ from hostagent.rules.request import Request, Terms
     "--ignore-running",
     is_flag=True,
     help="Go on although the command of an earlier run still lives.",
+)
+@click.option("--force", is_flag=True, help="Pause guests whatever their owners' policies say.")
+@click.option(
+    "--spare",
+    default="",
+    metavar="URI",
+    help="A host to which guests that can't stand a pause (on-pause=migrate) are moved meanwhile.",
 )
 @click.option(
     "--agent-wait",
@@ -97,14 +107,47 @@ def run(globals_: Globals, /, **options: Any) -> int:  # noqa: ANN401 - click's 
 
     site = Site(globals_.uri, globals_.state_dir)
     if options["dry_run"]:
-        show_plan(globals_, site.plan(request))
-        return 0
+        return _show_plan(globals_, site, request, options["spare"])
     output = sys.stderr.fileno() if globals_.as_json else None
+    if options["spare"]:
+        return _run_with_spare(globals_, request, options["spare"], output, progress)
     report = site.run(request, output=output, say=progress.say)
     code = exit_code(report.result, report.signal)
     try:
         show_report(globals_, report)
     except OSError:  # the reader or the terminal has gone; what happened counts all the same
+        return code or 1
+    return code
+
+
+def _show_plan(globals_: Globals, site: "Site", request: Request, spare: str) -> int:
+    if not spare:
+        show_plan(globals_, site.plan(request))
+        return 0
+    from hostagent.wiring.moves import MoveSite
+    from hostagent.wiring.spare import plan_with_spare
+
+    away, plan = plan_with_spare(site, MoveSite(globals_.uri, globals_.state_dir), request, spare)
+    show_plan(globals_, plan, away)
+    return 0
+
+
+def _run_with_spare(
+    globals_: Globals, request: Request, spare: str, output: int | None, progress: Progress
+) -> int:
+    from hostagent.wiring import Site
+    from hostagent.wiring.moves import MoveSite
+    from hostagent.wiring.spare import run_with_spare
+
+    site = Site(globals_.uri, globals_.state_dir)
+    moves = MoveSite(globals_.uri, globals_.state_dir)
+    done = run_with_spare(site, moves, request, spare, output=output, say=progress.say)
+    code = exit_code(done.run.result, done.run.signal)
+    if done.back is not None and code == 0:
+        code = exit_code(done.back.result, done.back.signal)
+    try:
+        show_spared(globals_, done.run, done.away, done.back)
+    except OSError:
         return code or 1
     return code
 
@@ -128,7 +171,10 @@ def _request(options: dict[str, Any]) -> Request:
             hint="the budget is the whole pause; most of it belongs to the update",
         )
     return Request(
-        terms=terms, guests=tuple(options["guests"]), ignore_running=options["ignore_running"]
+        terms=terms,
+        guests=tuple(options["guests"]),
+        ignore_running=options["ignore_running"],
+        force=options["force"],
     )
 
 

@@ -8,23 +8,31 @@ from typing import Any
 
 import click
 
+from hostagent.cli import move_report
 from hostagent.cli.globals import Globals
 from hostagent.cli.messages import show_json, show_warnings
 from hostagent.cli.tables import milliseconds, offset, plain, seconds, table
 from hostagent.core.codec import plan_to_json
 from hostagent.core.plan import Plan
 from hostagent.rules.clock_outcome import ClockReport
+from hostagent.rules.move_report import MoveReport
 from hostagent.rules.report import GuestReport, RunReport
 from hostagent.rules.request import terms_of
 from hostagent.rules.verdict import exit_words
 
 
-def show_plan(globals_: Globals, plan: Plan) -> None:
-    """What a run would do."""
+def show_plan(globals_: Globals, plan: Plan, away: Plan | None = None) -> None:
+    """What a run would do; `away` is the plan of those that are moved to a spare host meanwhile."""
     if globals_.as_json:
         document = {"schema": "hostagent.run/1", "changed": False, "dry_run": True}
-        show_json({**document, "warnings": list(plan.warnings), "plan": plan_to_json(plan)})
+        spare = {} if away is None else {"spare": plan_to_json(away)}
+        warnings = [*plan.warnings, *(away.warnings if away is not None else ())]
+        show_json({**document, "warnings": warnings, "plan": plan_to_json(plan), **spare})
         return
+    if away is not None:
+        click.echo("First, away to the spare host (and back at the end):")
+        move_report.show_plan(globals_, away, all_or_nothing=True)
+        click.echo()
     terms = terms_of(plan)
     click.echo(f"Host {plan.host.name}: would run {plain(' '.join(terms.command))}")
     click.echo(f"with these guests paused, for at most {terms.budget_ns / 1e9:g} s:\n")
@@ -46,6 +54,25 @@ def show_report(globals_: Globals, report: RunReport) -> None:
     click.echo(_sentence(report))
     if not globals_.quiet:
         show_warnings(report.warnings)
+
+
+def show_spared(
+    globals_: Globals, report: RunReport, away: MoveReport | None, back: MoveReport | None
+) -> None:
+    """What a run did beside which guests were moved away and back."""
+    if globals_.as_json:
+        moves = {"away": away, "back": back}
+        told = {
+            name: None if move is None else move_report.report_to_json(move)
+            for name, move in moves.items()
+        }
+        show_json({**report_to_json(report), "spare": told})
+        return
+    for move in (away, back):
+        if move is not None:
+            click.echo(f"{'away' if move is away else 'back'}:")
+            move_report.show_report(globals_, move)
+    show_report(globals_, report)
 
 
 def report_to_json(report: RunReport) -> dict[str, Any]:

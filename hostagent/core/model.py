@@ -6,10 +6,12 @@ them in libvirt's own documentation (virDomainState and its reasons,
 https://libvirt.org/html/libvirt-libvirt-domain.html).
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
 from hostagent.core.clock import ClockDefinition
+from hostagent.core.policy import GuestNotes
 
 
 class GuestState(StrEnum):
@@ -117,10 +119,12 @@ class Facts:
 
     `held` maps the uuid of a guest for which an earlier run's guardian is still waiting to that
     run's id; `running_commands` maps the pid of an earlier run's update command that still lives
-    to its command line.
+    to its command line. `notes` are what is noted in the guests' own metadata, by UUID; absent
+    where nobody asked for them.
     """
 
     host: Host
     guests: tuple[Guest, ...]
     held: dict[str, str] = field(default_factory=dict)
     running_commands: dict[int, str] = field(default_factory=dict)
+    notes: Mapping[str, GuestNotes] = field(default_factory=dict)

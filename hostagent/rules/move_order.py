@@ -54,7 +54,7 @@ def order(
         copy=tuple(disk.target for disk in disks),
         left=tuple(disk.source for disk in disks),
         over=tuple(disk.source for disk in disks if disk.source in own_copies),
-        delete_source_disks=request.delete_source_disks or request.operation is Operation.RESTORE,
+        delete_source_disks=bool(disks) and _deletes(request),
         bandwidth_mib_s=request.bandwidth_mib_s,
         limit_ns=_limit_ns(method, live_ns, request),
         shutdown_ns=request.shutdown_ns,
@@ -68,9 +68,9 @@ def _breadcrumb(guest: Movable, request: MoveRequest, home: Host) -> tuple[str |
     if guest.home not in ("", home.uuid):
         return None, ""
     match request.operation:
-        case Operation.DRAIN:
+        case Operation.DRAIN | Operation.SPARE:
             return home.uuid, home.name
-        case Operation.RESTORE:
+        case Operation.RESTORE | Operation.RETURN:
             return "", ""
         case Operation.MIGRATE:
             return None, ""
@@ -101,3 +101,9 @@ def _schedule(
         max_pause_ns=guest.policy.max_pause_ns,
         post_copy=OnReboot.POST_COPY in guest.policy.on_reboot,
     )
+
+
+def _deletes(request: MoveRequest) -> bool:
+    """Whether the originals of copied disks go once the guest has arrived. What a drain has copied
+    goes when the guest is home again: it would be in the way of the next drain."""
+    return request.delete_source_disks or request.operation.comes_home

@@ -17,16 +17,24 @@ KIND = "move"
 
 
 class Operation(StrEnum):
-    """What the moves are for."""
+    """What the moves are for. `spare` and `return` are a drain and a restore of single guests that
+    make way for a pause of the others; they leave cordons alone."""
 
     MIGRATE = "migrate"
     DRAIN = "drain"
     RESTORE = "restore"
+    SPARE = "spare"
+    RETURN = "return"
 
     @property
     def leaves_home(self) -> bool:
         """Whether guests are to come home again."""
-        return self is Operation.DRAIN
+        return self in (Operation.DRAIN, Operation.SPARE)
+
+    @property
+    def comes_home(self) -> bool:
+        """Whether guests are home again afterwards."""
+        return self in (Operation.RESTORE, Operation.RETURN)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

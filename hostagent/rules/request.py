@@ -4,12 +4,14 @@ Layer: rules. `Request` is the question, `Terms` the part of it that goes into t
 and comes back out of the journal unchanged. All limits and their reasons stand here.
 """
 
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 from hostagent.core.errors import RefusedError
 from hostagent.core.model import Facts
 from hostagent.core.plan import Json, Plan, PlannedGuest
+from hostagent.rules.pause_policy import Denial, denial
 from hostagent.rules.selection import planned, select
 
 S = 1_000_000_000
@@ -45,22 +47,26 @@ class Terms:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
-    """What was asked for: the terms, the guests named (none: all), and one override."""
+    """What was asked for: the terms, the guests named (none: all), and two overrides: beside the
+    living command of an earlier run, and against the policy of guests' owners."""
 
     terms: Terms
     guests: tuple[str, ...] = ()
     ignore_running: bool = False
+    force: bool = False
 
 
 def plan(run: str, request: Request, facts: Facts) -> Plan:
     """The plan of this run. Raises RefusedError; nothing was changed then."""
     _refuse_beside_a_command(request, facts)
+    denials = {} if request.force else _denials(request, facts)
     guests = tuple(
-        planned(guest, facts.held.get(guest.uuid, "")) for guest in select(facts, request.guests)
+        _denied(planned(guest, facts.held.get(guest.uuid, "")), denials)
+        for guest in select(facts, request.guests)
     )
     if not request.terms.allow_unpaused:
         _refuse_held(guests, facts)
-        _refuse_unpausable(guests)
+        _refuse_unpausable(guests, denials)
     return Plan(
         run=run,
         kind="inplace",
@@ -69,6 +75,19 @@ def plan(run: str, request: Request, facts: Facts) -> Plan:
         args=_args(request.terms),
         warnings=_warnings(facts),
     )
+
+
+def _denials(request: Request, facts: Facts) -> dict[str, Denial]:
+    """By UUID, why guests that run may not be paused."""
+    found = {uuid: denial(notes, request.terms.budget_ns) for uuid, notes in facts.notes.items()}
+    return {uuid: why for uuid, why in found.items() if why is not None}
+
+
+def _denied(guest: PlannedGuest, denials: Mapping[str, Denial]) -> PlannedGuest:
+    """One that would be paused and may not be is left running, with the reason."""
+    if guest.skip or guest.uuid not in denials:
+        return guest
+    return replace(guest, skip=denials[guest.uuid].reason)
 
 
 def _args(terms: Terms) -> dict[str, Json]:
@@ -107,13 +126,15 @@ def _refuse_held(guests: tuple[PlannedGuest, ...], facts: Facts) -> None:
             )
 
 
-def _refuse_unpausable(guests: tuple[PlannedGuest, ...]) -> None:
+def _refuse_unpausable(guests: tuple[PlannedGuest, ...], denials: Mapping[str, Denial]) -> None:
     """All or nothing: one that runs and can't be paused is seen before anything is done."""
     for guest in guests:
         if guest.runs and guest.skip:
+            rest = "--allow-unpaused goes on without it; or choose other guests with --guest"
+            cure = denials[guest.uuid].hint if guest.uuid in denials else ""
             raise RefusedError(
                 f"guest {guest.name} can't be paused: {guest.skip}",
-                hint="--allow-unpaused goes on without it; or choose other guests with --guest",
+                hint=f"{cure}; {rest}" if cure else rest,
             )
 
 

@@ -93,6 +93,19 @@ class MoveSite:
         it, empty to find it."""
         return self._carry_out(request, partial(self._home, request, home, tidy=True), say)
 
+    def make_way(
+        self, request: MoveRequest, uuids: Sequence[str], to: str, *, say: Say
+    ) -> MoveReport:
+        """Move these guests away for a while; none is if not all can be."""
+        wanted = replace(request, all_or_nothing=True)
+        return self._carry_out(wanted, partial(self._away, wanted, uuids, (to,)), say)
+
+    def bring_back(self, request: MoveRequest, uuids: frozenset[str], *, say: Say) -> MoveReport:
+        """Bring these home of all that are away."""
+        return self._carry_out(
+            request, partial(self._home, request, "", only=uuids, tidy=True), say
+        )
+
     def notes(self) -> HostNotes:
         """This host's cordons, and its guests that are away."""
         return self._site.book(self._site.facts().host.uuid).read()
@@ -157,15 +170,24 @@ class MoveSite:
             book.write(CameHome(uuid=guest.uuid))
         return forgotten
 
-    def _home(self, request: MoveRequest, home: str, facts: Facts, *, tidy: bool) -> Plan:
+    def _home(
+        self,
+        request: MoveRequest,
+        home: str,
+        facts: Facts,
+        *,
+        tidy: bool,
+        only: frozenset[str] | None = None,
+    ) -> Plan:
         """The plan of a move to here, of the guests that the notes say are away. Those that are
         here again, and not there, are not awaited any more (noted with `tidy`)."""
         notes = self._site.book(facts.host.uuid).read()
         here = _here(facts)
         legs: list[Leg] = []
         lost: dict[str, tuple[str, str]] = {}
-        for uri in dict.fromkeys(each.uri for each in notes.away):
-            awaited = [each for each in notes.away if each.uri == uri]
+        away = [each for each in notes.away if only is None or each.uuid in only]
+        for uri in dict.fromkeys(each.uri for each in away):
+            awaited = [each for each in away if each.uri == uri]
             leg, missing = _leg_home(uri, here, awaited, home)
             legs += [leg] if leg is not None else []
             at_home = {guest.uuid for guest in facts.guests} & set(missing) if leg else set()

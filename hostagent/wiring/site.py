@@ -23,6 +23,7 @@ from hostagent.adapters.host_file import HostFile
 from hostagent.adapters.journal_file import JournalFile, MemoryJournal
 from hostagent.adapters.libvirt import uri
 from hostagent.adapters.libvirt.guests import LibvirtGuests
+from hostagent.adapters.libvirt.metadata import LibvirtNotes
 from hostagent.adapters.run_files import RunFiles
 from hostagent.core.errors import LibvirtUnreachableError, RefusedError
 from hostagent.core.journal import JournalError, State
@@ -66,13 +67,15 @@ class Site:
 
     def plan(self, request: Request) -> Plan:
         """What a run would do; nothing is locked, brought back or changed."""
-        return requests.plan(new_run(), request, self.facts())
+        return requests.plan(new_run(), request, self.noted_facts())
 
     def run(self, request: Request, *, output: int | None, say: Say) -> RunReport:
         """Carry a run out. `output` is where its commands write (None: where we do). Raises
         RefusedError and its kinds while nothing was changed."""
         state = self.carry_out(
-            lambda facts: requests.plan(new_run(), request, facts), output=output, say=say
+            lambda facts: requests.plan(new_run(), request, _with_notes(facts)),
+            output=output,
+            say=say,
         )
         return report(state, time.monotonic_ns())
 
@@ -105,6 +108,10 @@ class Site:
             refused.changed = bool(reports)
             raise refused
         return reports
+
+    def noted_facts(self) -> Facts:
+        """The facts, with what is noted in the guests that run. Raises as `facts`."""
+        return _with_notes(self.facts())
 
     def book(self, host_uuid: str) -> HostFile:
         """What this host remembers beyond runs."""
@@ -229,6 +236,12 @@ class Site:
             if heard.what == "signal":  # the command that came upon this run stops, too
                 signal.raise_signal(signal.Signals[str(heard.value)])
         return state
+
+
+def _with_notes(facts: Facts) -> Facts:
+    """With what is noted in the guests that run: what their owners allow."""
+    uuids = [guest.uuid for guest in facts.guests if guest.runs]
+    return replace(facts, notes=LibvirtNotes(facts.host.uri).read(uuids))
 
 
 def _wait_for_guardian(lock: RunLock) -> None:

@@ -92,7 +92,7 @@ class Settle:
         operation = Operation(str(step.args["operation"]))
         unwritten = self._noted(_went_away(order, self._run)) if operation.leaves_home else ""
         found = self._mover.settle(order)
-        if operation is Operation.RESTORE:
+        if operation.comes_home:
             unwritten = self._noted(CameHome(uuid=order.uuid))
         if unwritten and found.result == "settled":
             found = GuestOutcome(result="unsettled", reason=unwritten)
