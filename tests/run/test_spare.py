@@ -1,48 +1,32 @@
 """Guests whose owners don't let them be paused: refused, forced, or on a spare host meanwhile."""
 
-from collections.abc import Callable, Iterator
-from pathlib import Path
-
-import pytest
+from collections.abc import Callable
 
 from lab import Guest, Lab, MoveWitness
 from lab.host import Host
 from tests.run.tool import Agent
 
 
-@pytest.fixture
-def hosts(two_light_hosts: Lab) -> tuple[Host, Host]:
-    first, second = two_light_hosts.hosts
-    return first, second
-
-
-@pytest.fixture
-def agent(hosts: tuple[Host, Host], tmp_path: Path, marked_env: dict[str, str]) -> Iterator[Agent]:
-    made = Agent(hosts[0], tmp_path / "state", marked_env)
-    yield made
-    made.end()
-
-
 def test_a_guest_that_can_not_stand_a_pause_is_elsewhere_meanwhile(
-    agent: Agent,
+    mover: Agent,
     hosts: tuple[Host, Host],
     two_light_hosts: Lab,
     move_witness: Callable[[Guest], MoveWitness],
 ) -> None:
     spared = two_light_hosts.guest("g1")
-    agent.run("guest", "set", "g1", "on-pause=migrate")
-    refused = agent.run("run", "--", "true")
+    mover.run("guest", "set", "g1", "on-pause=migrate")
+    refused = mover.run("run", "--", "true")
     assert (refused.code, refused.document["code"]) == (4, "refused")
     assert "--spare" in refused.document["hint"]
 
-    shown = agent.run("run", "--spare", hosts[1].uri, "--dry-run", "--", "true")
+    shown = mover.run("run", "--spare", hosts[1].uri, "--dry-run", "--", "true")
     assert shown.code == 0, shown
     assert [each["name"] for each in shown.document["spare"]["guests"]] == ["g1"]
     assert "g1" not in {each["name"] for each in shown.document["plan"]["guests"]}
 
     memory = spared.remember(4)
     seen = move_witness(spared)
-    ended = agent.run("run", "--spare", hosts[1].uri, "--", "sleep", "2")
+    ended = mover.run("run", "--spare", hosts[1].uri, "--", "sleep", "2")
     assert ended.document["spare"]["back"]["reason"] == ""
     assert (ended.code, ended.document["result"]) == (0, "done"), ended
     assert {each["name"] for each in ended.document["guests"]} == {"g2", "g3"}
@@ -54,22 +38,22 @@ def test_a_guest_that_can_not_stand_a_pause_is_elsewhere_meanwhile(
     assert max(stood_still_s) < 1.5
     assert spared.where().running == spared.where().defined == ("h1",)
     assert spared.forgotten(memory) == []
-    assert agent.run("host", "away").document["guests"] == []
+    assert mover.run("host", "away").document["guests"] == []
 
 
 def test_without_a_spare_host_that_answers_nothing_is_done(
-    agent: Agent, two_light_hosts: Lab
+    mover: Agent, two_light_hosts: Lab
 ) -> None:
-    agent.run("guest", "set", "g1", "on-pause=migrate")
+    mover.run("guest", "set", "g1", "on-pause=migrate")
     nowhere = "qemu:///session?socket=/nowhere/libvirt-sock"
-    ended = agent.run("run", "--spare", nowhere, "--", "true")
+    ended = mover.run("run", "--spare", nowhere, "--", "true")
     assert (ended.code, ended.document["changed"]) == (4, False), ended
     assert two_light_hosts.guest("g1").where().running == ("h1",)
 
 
-def test_an_owner_can_be_overruled(agent: Agent) -> None:
-    agent.run("guest", "set", "g1", "on-pause=ask", "max-pause=1s")
-    assert agent.run("run", "--", "true").code == 4
-    forced = agent.run("run", "--force", "--", "true")
+def test_an_owner_can_be_overruled(mover: Agent) -> None:
+    mover.run("guest", "set", "g1", "on-pause=ask", "max-pause=1s")
+    assert mover.run("run", "--", "true").code == 4
+    forced = mover.run("run", "--force", "--", "true")
     assert forced.code == 0, forced
     assert forced.guest("g1")["result"] == "paused"
