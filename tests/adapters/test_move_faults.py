@@ -122,6 +122,15 @@ def test_destination_libvirt_frozen_in_the_hand_over_starts_no_second_copy(rig: 
     assert goes_on_here(rig)
 
 
+def test_a_definition_that_a_failed_move_left_at_the_destination_is_taken_back(rig: Rig) -> None:
+    order = rig.order(bandwidth_mib_s=SLOW)
+    moving = rig.begun_copying(order)
+    libvirt.open(rig.there.uri).defineXML(rig.guest.definition())
+    rig.mover.abort(order)
+    assert moving.outcome().result == "stayed"
+    assert goes_on_here(rig)
+
+
 def test_a_move_that_outlives_its_caller_is_found_and_waited_for(rig: Rig) -> None:
     order = rig.order(bandwidth_mib_s=SLOW)
     domain = libvirt.open(rig.here.uri).lookupByUUIDString(rig.guest.uuid)

@@ -189,6 +189,8 @@ class LibvirtMover:
             over = now_ns > until_ns and verdict.act is Act.UNDER_WAY
             if verdict.act in (Act.MOVED, Act.STAYED):
                 move_live.sweep(order)
+            if verdict.act is Act.STAYED:
+                notes += move_settle.take_back(order, pair.source, pair.destination)
             if verdict.act in (Act.MOVED, Act.STAYED) or over or acts >= MOST_ACTS:
                 return _outcome(verdict, ended, notes)
             if verdict.act is Act.AMBIGUOUS and held:
