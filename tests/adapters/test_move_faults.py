@@ -161,6 +161,16 @@ def test_destination_qemu_frozen_while_copying_ends_within_the_limit(rig: Rig) -
     assert goes_on_here(rig)
 
 
+def test_destination_qemu_frozen_as_it_appears_ends_within_the_limit(rig: Rig) -> None:
+    moving = rig.begin(rig.order(limit_s=6))
+    copy = rig.copy_on(rig.there)
+    copy.send(signal.SIGSTOP)
+    outcome = moving.outcome(40)
+    assert outcome.result == "stayed"
+    assert "within 6 s" in outcome.reason
+    assert goes_on_here(rig)
+
+
 def test_destination_qemu_frozen_in_the_hand_over_gives_the_guest_back(rig: Rig) -> None:
     at_hand_over(rig, lambda: rig.copy_on(rig.there).send(signal.SIGSTOP) or None)
     outcome = rig.move(rig.order())

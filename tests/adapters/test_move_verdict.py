@@ -15,6 +15,7 @@ CANCELED = Seen(present=True, domain_id=1, state=GuestState.RUNNING, reason="mig
 MIGRATED = Seen(present=True, domain_id=2, state=GuestState.RUNNING, reason="migrated")
 USER = Seen(present=True, domain_id=1, state=GuestState.PAUSED, reason="user")
 HANDED = Seen(present=True, domain_id=1, state=GuestState.PAUSED, reason="migrating")
+MADE = Seen(present=True, domain_id=1, state=GuestState.PAUSED, reason="starting up")
 SENDING = Seen(
     present=True, domain_id=1, state=GuestState.RUNNING, reason="booted", job="migration"
 )
@@ -22,7 +23,7 @@ HALF = Seen(present=True, domain_id=1, state=GuestState.PAUSED, reason="post-cop
 HALF_THERE = Seen(present=True, domain_id=2, state=GuestState.RUNNING, reason="post-copy failed")
 
 SOURCES = (None, ABSENT, OFF, RUNS, CANCELED, USER, HANDED, SENDING, HALF)
-DESTINATIONS = (None, ABSENT, OFF, RUNS, MIGRATED, USER, HANDED, HALF_THERE)
+DESTINATIONS = (None, ABSENT, OFF, RUNS, MIGRATED, USER, HANDED, MADE, HALF_THERE)
 PAIRS = list(itertools.product(SOURCES, DESTINATIONS, (True, False, None)))
 
 
@@ -38,6 +39,9 @@ PAIRS = list(itertools.product(SOURCES, DESTINATIONS, (True, False, None)))
         (HANDED, MIGRATED, Act.END_SOURCE),
         (HANDED, HANDED, Act.END_DESTINATION),
         (RUNS, HANDED, Act.END_DESTINATION),
+        (RUNS, MADE, Act.END_DESTINATION),
+        (ABSENT, MADE, Act.AMBIGUOUS),
+        (None, MADE, Act.AMBIGUOUS),
         (CANCELED, MIGRATED, Act.END_DESTINATION),
         (RUNS, MIGRATED, Act.AMBIGUOUS),
         (HANDED, None, Act.AMBIGUOUS),

@@ -350,7 +350,7 @@ class Live:
         not started, and has told of no RESUME (which QEMU sends before the CPUs start)."""
         there = self._there.answer
         fresh = time.monotonic_ns() - self._there.answered_ns < S
-        if self._post_copy or not fresh or there is None or not there.handed_over:
+        if self._post_copy or not fresh or there is None or not there.awaits:
             return
         if self._heard(1, "RESUME") or not self._events[1].await_listening(0):
             return
@@ -361,7 +361,7 @@ class Live:
 
 def _end(conn: libvirt.virConnect, uuid: str) -> None:
     """A last look in the same breath as the blow."""
-    if move_places.seen(conn, uuid).handed_over:
+    if move_places.seen(conn, uuid).awaits:
         conn.lookupByUUIDString(uuid).destroy()
 
 

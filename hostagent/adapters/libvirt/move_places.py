@@ -30,6 +30,8 @@ CONNECT_LIMIT_NS = 10 * S
 
 HANDED_OVER = ("migrating", "post-copy", "post-copy failed")
 """Reasons of a pause that a migration made."""
+STARTING = "starting up"
+"""The reason while libvirt makes a QEMU."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,9 +64,16 @@ class Seen:
         return self.active and paused and self.reason in HANDED_OVER
 
     @property
+    def awaits(self) -> bool:
+        """Whether, as a destination, it has a QEMU in which the guest never ran: it was not started
+        there yet, or libvirt still makes that QEMU (for as long as that hangs)."""
+        made = self.active and self.state is GuestState.PAUSED and self.reason == STARTING
+        return made or self.handed_over
+
+    @property
     def arrived(self) -> bool:
         """Whether, as a destination, it has taken the guest over."""
-        return self.active and not self.handed_over
+        return self.active and not self.awaits
 
     def __str__(self) -> str:
         if not self.present:

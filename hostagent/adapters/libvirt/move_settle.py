@@ -33,7 +33,7 @@ UNDEFINE = (
 def settle(order: Order, source: Place, destination: Place) -> GuestOutcome:
     """`settled`, or `unsettled` with what is not as it should be."""
     there = destination.look(order.uuid)
-    if there is None or not there.present or there.handed_over:
+    if there is None or not there.present or there.awaits:
         return _unsettled("the destination does not answer" if there is None else f"it is {there}")
     problems = list[str]()
     if there.persistent and there.autostart != order.autostart:

@@ -120,7 +120,7 @@ def _at_source(source: Seen, destination: Seen | None, switched: bool | None) ->
         )
     if not destination.active:
         return Verdict(act=Act.STAYED, reason="the destination has no copy")
-    if destination.handed_over:
+    if destination.awaits:
         return Verdict(act=Act.END_DESTINATION, reason="a copy that never ran")
     if source.runs and source.reason == CANCELED and destination.reason == "migrated":
         return Verdict(
