@@ -21,6 +21,8 @@ S = 1_000_000_000
 POLL_S = 0.2
 CALL_LIMIT_NS = 4 * S
 """For an agent that hangs too: libvirt itself waits for it as long as its owner configured."""
+AGAIN_NS = 5 * S
+"""After the button was pressed: a guest that has only just been started does not hear it yet."""
 SILENCE_NS = 10 * S
 """How long libvirt may be away (a restart) while a guest shuts down."""
 
@@ -67,7 +69,10 @@ def shut_down(order: Order, source: Place) -> GuestOutcome | None:
     refused = _ask(order, source, libvirt.VIR_DOMAIN_SHUTDOWN_ACPI_POWER_BTN)
     if refused and not by_agent:
         return GuestOutcome(result="stayed", reason=f"{refused}; its agent: {asked}")
-    outcome = _await_off(order, source, until_ns)
+    outcome = _await_off(order, source, min(until_ns, time.monotonic_ns() + AGAIN_NS))
+    while outcome is not None and outcome.result == "stayed" and time.monotonic_ns() < until_ns:
+        _ask(order, source, libvirt.VIR_DOMAIN_SHUTDOWN_DEFAULT)
+        outcome = _await_off(order, source, min(until_ns, time.monotonic_ns() + AGAIN_NS))
     if outcome is not None and outcome.result == "stayed":
         way = "agent and power button" if by_agent else "power button; no agent answered"
         reason = f"it did not shut down within {order.shutdown_ns / S:g} s ({way})"
