@@ -5,11 +5,13 @@ from collections.abc import Callable, Iterator, Mapping
 
 import pytest
 
-from lab import Guest, Witness
+from lab import Guest, GuestSort, GuestSpec, Lab, Tier, Witness
 from lab.audit import MARK
 from lab.full import FullHost
 from lab.host import Host
+from tests.conftest import Audit, _make_lab
 from tests.full.inside import STATE, Inside
+from tests.full.moving import Pair, listen
 
 
 @pytest.fixture
@@ -27,3 +29,25 @@ def inside(full_host: Host, marked_env: Mapping[str, str]) -> Iterator[Inside]:
 def witnesses(full_host: Host, witness: Callable[[Guest], Witness]) -> dict[str, Witness]:
     """A witness for each guest of the host, by name."""
     return {guest.name: witness(guest) for guest in full_host.guests}
+
+
+@pytest.fixture(scope="session")
+def _moving_lab(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Lab]:
+    def spec(*, off: bool = False) -> GuestSpec:
+        return GuestSpec(sort=GuestSort.DISK, local_disk=True, off=off)
+
+    with _make_lab(request.config, Tier.FULL, 2, [[spec(), spec(), spec(off=True)], []]) as lab:
+        listen(lab, tmp_path_factory.mktemp("ca") / "right")
+        yield lab
+
+
+@pytest.fixture
+def pair(_moving_lab: Lab, audit: Audit, marked_env: dict[str, str]) -> Iterator[Pair]:
+    """The session's two full tier hosts: three guests on the first, all disks local."""
+    made = Pair(_moving_lab, marked_env)
+    made.begin()
+    yield made
+    made.end()
+    audit.check_lab(_moving_lab)
