@@ -62,6 +62,7 @@ def test_settling_brings_autostart_and_the_note_of_its_home_and_may_be_repeated(
     assert metadata.read(domain).home is None
 
 
+@pytest.mark.campaign
 def test_a_guest_that_its_owner_paused_moves_and_stays_paused(rig: Rig, audit: Audit) -> None:
     rig.guest.suspend()
     audit.expect_paused(rig.guest)
@@ -72,6 +73,7 @@ def test_a_guest_that_its_owner_paused_moves_and_stays_paused(rig: Rig, audit: A
     rig.guest.wait_counting()
 
 
+@pytest.mark.campaign
 def test_a_transient_guest_moves_and_stays_transient(rig: Rig) -> None:
     libvirt.open(rig.here.uri).lookupByUUIDString(rig.guest.uuid).undefine()
     outcome = rig.move(rig.order())
@@ -83,6 +85,7 @@ def test_a_transient_guest_moves_and_stays_transient(rig: Rig) -> None:
     rig.guest.define()
 
 
+@pytest.mark.campaign
 def test_a_transient_guest_is_not_shut_down_to_be_moved(rig: Rig) -> None:
     libvirt.open(rig.here.uri).lookupByUUIDString(rig.guest.uuid).undefine()
     outcome = rig.move(rig.order(Method.COLD))
@@ -100,6 +103,7 @@ def test_a_cold_move_shuts_down_and_starts_on_the_other_host(rig: Rig) -> None:
     rig.guest.wait_booted()
 
 
+@pytest.mark.campaign
 def test_a_guest_that_is_off_moves_as_it_is(rig: Rig) -> None:
     rig.guest.destroy()
     outcome = rig.move(rig.order(Method.OFFLINE, runs=False))
@@ -109,6 +113,7 @@ def test_a_guest_that_is_off_moves_as_it_is(rig: Rig) -> None:
     assert rig.mover.look(rig.order(Method.OFFLINE, runs=False)).result == "moved"
 
 
+@pytest.mark.campaign
 def test_a_saved_state_is_not_lost_by_a_move(rig: Rig) -> None:
     assert rig.move(rig.order(Method.SAVE)).result == "saved"
     assert rig.mover.look(rig.order(Method.SAVE)).result == "saved"
@@ -119,6 +124,7 @@ def test_a_saved_state_is_not_lost_by_a_move(rig: Rig) -> None:
     rig.guest.wait_counting()
 
 
+@pytest.mark.campaign
 def test_a_guest_is_shut_down_where_it_is(rig: Rig) -> None:
     order = rig.order(Method.SHUTDOWN)
     assert rig.move(order).result == "shut-down"
@@ -137,6 +143,7 @@ def test_a_guest_that_ignores_the_power_button_is_left_running(
     rig.guest.wait_counting()
 
 
+@pytest.mark.campaign
 def test_progress_is_told_about_once_a_second(rig: Rig) -> None:
     assert rig.move(rig.order(bandwidth_mib_s=20)).result == "moved"
     assert len(rig.told) >= 3
@@ -146,6 +153,7 @@ def test_progress_is_told_about_once_a_second(rig: Rig) -> None:
     assert any(progress.left_ns for progress in rig.told)
 
 
+@pytest.mark.campaign
 def test_where_qemu_can_do_no_post_copy_it_moves_without(rig: Rig) -> None:
     order = rig.order()
     last = Stage(after_ns=30 * S, measure=Measure.POST_COPY)

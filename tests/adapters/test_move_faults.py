@@ -60,6 +60,7 @@ def test_an_abort_leaves_it_where_it_is(rig: Rig) -> None:
     assert goes_on_here(rig)
 
 
+@pytest.mark.campaign
 def test_a_move_that_takes_too_long_ends_within_its_limit(rig: Rig) -> None:
     began = time.monotonic()
     outcome = rig.move(rig.order(bandwidth_mib_s=1, limit_s=4))
@@ -69,6 +70,7 @@ def test_a_move_that_takes_too_long_ends_within_its_limit(rig: Rig) -> None:
     assert goes_on_here(rig)
 
 
+@pytest.mark.campaign
 def test_destination_libvirt_killed_while_copying(rig: Rig) -> None:
     moving = rig.begun_copying(rig.order(bandwidth_mib_s=SLOW))
     rig.there.kill_libvirtd()
@@ -78,6 +80,7 @@ def test_destination_libvirt_killed_while_copying(rig: Rig) -> None:
     assert goes_on_here(rig)
 
 
+@pytest.mark.campaign
 def test_destination_libvirt_frozen_while_copying_never_comes_to_the_hand_over(rig: Rig) -> None:
     moving = rig.begun_copying(rig.order(bandwidth_mib_s=SLOW))
     rig.there.freeze()
@@ -89,6 +92,7 @@ def test_destination_libvirt_frozen_while_copying_never_comes_to_the_hand_over(r
     assert goes_on_here(rig)
 
 
+@pytest.mark.campaign
 def test_destination_libvirt_frozen_before_it_begins(rig: Rig) -> None:
     rig.there.freeze()
     outcome = rig.move(rig.order())
@@ -97,6 +101,7 @@ def test_destination_libvirt_frozen_before_it_begins(rig: Rig) -> None:
     assert goes_on_here(rig)
 
 
+@pytest.mark.campaign
 def test_destination_libvirt_killed_in_the_hand_over(rig: Rig) -> None:
     at_hand_over(rig, lambda: rig.there.kill_libvirtd())
     outcome = rig.move(rig.order())
@@ -122,6 +127,7 @@ def test_destination_libvirt_frozen_in_the_hand_over_starts_no_second_copy(rig: 
     assert goes_on_here(rig)
 
 
+@pytest.mark.campaign
 def test_a_definition_that_a_failed_move_left_at_the_destination_is_taken_back(rig: Rig) -> None:
     order = rig.order(bandwidth_mib_s=SLOW)
     moving = rig.begun_copying(order)
@@ -131,6 +137,7 @@ def test_a_definition_that_a_failed_move_left_at_the_destination_is_taken_back(r
     assert goes_on_here(rig)
 
 
+@pytest.mark.campaign
 def test_a_move_that_outlives_its_caller_is_found_and_waited_for(rig: Rig) -> None:
     order = rig.order(bandwidth_mib_s=SLOW)
     domain = libvirt.open(rig.here.uri).lookupByUUIDString(rig.guest.uuid)
@@ -146,6 +153,7 @@ def test_a_move_that_outlives_its_caller_is_found_and_waited_for(rig: Rig) -> No
     rig.guest.wait_counting()
 
 
+@pytest.mark.campaign
 def test_destination_qemu_killed_while_copying(rig: Rig) -> None:
     moving = rig.begun_copying(rig.order(bandwidth_mib_s=SLOW))
     rig.copy_on(rig.there).send(signal.SIGKILL)
@@ -153,6 +161,7 @@ def test_destination_qemu_killed_while_copying(rig: Rig) -> None:
     assert goes_on_here(rig)
 
 
+@pytest.mark.campaign
 def test_destination_qemu_frozen_while_copying_ends_within_the_limit(rig: Rig) -> None:
     moving = rig.begun_copying(rig.order(bandwidth_mib_s=SLOW, limit_s=6))
     rig.copy_on(rig.there).send(signal.SIGSTOP)
@@ -161,6 +170,7 @@ def test_destination_qemu_frozen_while_copying_ends_within_the_limit(rig: Rig) -
     assert goes_on_here(rig)
 
 
+@pytest.mark.campaign
 def test_destination_qemu_frozen_as_it_appears_ends_within_the_limit(rig: Rig) -> None:
     moving = rig.begin(rig.order(limit_s=6))
     copy = rig.copy_on(rig.there)
@@ -171,6 +181,7 @@ def test_destination_qemu_frozen_as_it_appears_ends_within_the_limit(rig: Rig) -
     assert goes_on_here(rig)
 
 
+@pytest.mark.campaign
 def test_destination_qemu_frozen_in_the_hand_over_gives_the_guest_back(rig: Rig) -> None:
     at_hand_over(rig, lambda: rig.copy_on(rig.there).send(signal.SIGSTOP) or None)
     outcome = rig.move(rig.order())
@@ -178,6 +189,7 @@ def test_destination_qemu_frozen_in_the_hand_over_gives_the_guest_back(rig: Rig)
     assert goes_on_here(rig)
 
 
+@pytest.mark.campaign
 def test_source_libvirt_killed_while_copying_and_started_again(rig: Rig) -> None:
     moving = rig.begun_copying(rig.order(bandwidth_mib_s=SLOW))
     rig.here.kill_libvirtd()
@@ -186,6 +198,7 @@ def test_source_libvirt_killed_while_copying_and_started_again(rig: Rig) -> None
     assert goes_on_here(rig)
 
 
+@pytest.mark.campaign
 def test_source_libvirt_that_stays_away_is_waited_for_and_then_said(rig: Rig) -> None:
     moving = rig.begun_copying(rig.order(bandwidth_mib_s=SLOW))
     rig.here.kill_libvirtd()
@@ -197,6 +210,7 @@ def test_source_libvirt_that_stays_away_is_waited_for_and_then_said(rig: Rig) ->
     assert goes_on_here(rig)
 
 
+@pytest.mark.campaign
 def test_source_libvirt_killed_after_the_guest_arrived_leaves_no_second_copy(rig: Rig) -> None:
     pid = rig.here.libvirtd_pid()
     events = Events(rig.there.uri, "the destination")
@@ -229,6 +243,7 @@ def test_source_qemu_frozen_is_said_to_be_under_way_or_stays(rig: Rig) -> None:
     rig.guest.wait_counting(60)
 
 
+@pytest.mark.campaign
 def test_a_guest_destroyed_in_mid_move_is_on_no_host(rig: Rig) -> None:
     moving = rig.begun_copying(rig.order(bandwidth_mib_s=SLOW))
     rig.copy_on(rig.here).send(signal.SIGKILL)
@@ -238,6 +253,7 @@ def test_a_guest_destroyed_in_mid_move_is_on_no_host(rig: Rig) -> None:
     assert rig.guest.where().active == ()
 
 
+@pytest.mark.campaign
 def test_a_start_that_fails_on_the_other_host_brings_a_cold_guest_back(rig: Rig) -> None:
     rig.there.kill_libvirtd()
     rig.there.start_libvirtd()

@@ -69,6 +69,7 @@ def abort(guest: Guest, source: Host, process: "subprocess.Popen[str]") -> None:
     source.remove_left_sockets()
 
 
+@pytest.mark.campaign
 @pytest.mark.parametrize("name", ["g1", "g2", "g3"])
 def test_a_guest_is_asked_where_it_is(two_light_hosts: Lab, name: str) -> None:
     first, second = two_light_hosts.hosts
@@ -124,6 +125,7 @@ def test_memory_that_changed_and_a_boot_are_noticed(two_light_hosts: Lab) -> Non
     assert guest.forgotten(memory) == ["it was booted anew"]
 
 
+@pytest.mark.campaign
 def test_two_qemus_of_a_guest_on_its_way(two_light_hosts: Lab) -> None:
     """The one that executes is the guest, and the audit calls the other one a leftover."""
     first, second = two_light_hosts.hosts
@@ -140,6 +142,7 @@ def test_two_qemus_of_a_guest_on_its_way(two_light_hosts: Lab) -> None:
     assert findings_of_moves(two_light_hosts) == []
 
 
+@pytest.mark.campaign
 def test_the_audit_finds_copies_and_what_moves_leave(
     make_light_lab: Callable[..., Lab],
 ) -> None:
@@ -166,6 +169,7 @@ def test_the_audit_finds_copies_and_what_moves_leave(
     first.start_libvirtd()
 
 
+@pytest.mark.campaign
 def test_all_is_brought_back(two_light_hosts: Lab) -> None:
     first, second = two_light_hosts.hosts
     g1, g2, g3, g4 = two_light_hosts.guests
@@ -206,6 +210,7 @@ def autostarts(host: Host, name: str) -> bool:
     return "enable" in virsh(host, "dominfo", name).partition("Autostart:")[2].split("\n")[0]
 
 
+@pytest.mark.campaign
 def test_guests_of_every_kind(make_light_lab: Callable[..., Lab], image: Path) -> None:
     kinds = [
         GuestSpec(sort=GuestSort.PLAIN, transient=True),
@@ -245,6 +250,7 @@ def uptime_s(guest: Guest) -> float:
     return count.uptime_s
 
 
+@pytest.mark.campaign
 def test_shutdown_is_heard_ignored_or_hangs(make_light_lab: Callable[..., Lab]) -> None:
     kinds = [
         GuestSpec(sort=GuestSort.AGENT),
@@ -278,6 +284,7 @@ def test_shutdown_is_heard_ignored_or_hangs(make_light_lab: Callable[..., Lab]) 
     assert restarts.qemu() == before
 
 
+@pytest.mark.campaign
 def test_a_guest_that_writes_faster_than_the_link(make_light_lab: Callable[..., Lab]) -> None:
     spec = GuestSpec(sort=GuestSort.PLAIN, writes_mib_s=24)
     lab = make_light_lab(hosts=2, guests=[[spec], []])
