@@ -92,31 +92,37 @@ class Mover(Protocol):
     def move(self, order: Order, tell: Callable[[Progress], None]) -> GuestOutcome:
         """Carry one order out. A guest's result is one of
 
-        moved       exactly one host has it, the destination, and it runs there if it ran
+        moved       exactly one host has it, the destination, and it ran there if it ran; the figure
+                    `state` is its state there (virsh's word): one may be off by now
         stayed      it is where it was, as it was
         saved       (Method.SAVE) its memory is on the source's disk
         shut-down   (Method.SHUTDOWN) it is off, on its host
         under-way   the source's libvirt still carries it out, though nobody waits any more
         ambiguous   both hosts have it, or neither, or one can't be asked
 
-        `tell` is called about once a second and must not wait. Takes at most order.limit_ns and a
-        minute, whoever hangs; moves of a guest that shuts down first take order.shutdown_ns more.
-        Figures: total_ns; downtime_ns with downtime_source (events: QEMU's own STOP and RESUME by
-        one machine's clock; qemu: libvirt's figure; shutdown-to-start) and
+        `tell` is called about once a second and must not wait. Takes at most order.limit_ns, which
+        holds order.shutdown_ns where the guest shuts down first, and a minute, whoever hangs.
+        Until it is known that the guest stayed, its source does not start it at boot.
+        Figures: state; total_ns; downtime_ns with downtime_source (events: QEMU's own STOP and
+        RESUME by one machine's clock; qemu: libvirt's figure; shutdown-to-start) and
         downtime_uncertainty_ns; downtime_qemu_ns, downtime_events_ns where each was had; sent_b."""
 
     def look(self, order: Order) -> GuestOutcome:
-        """What came of an order that somebody began: the words of `move`. Waits up to
-        order.limit_ns for a move that goes on (a peer-to-peer migration outlives its client), and
-        does what libvirt left undone where it is sure what that is."""
+        """What came of an order that somebody began: the words of `move`, and `state`. Waits for a
+        move that goes on (a peer-to-peer migration outlives its client) until order.limit_ns after
+        that began, or after this call where libvirt does not say when; then it is aborted, unless
+        it can't be any more (post-copy). Does what libvirt left undone where it is sure what that
+        is. Takes at most order.limit_ns and a minute."""
 
     def settle(self, order: Order) -> GuestOutcome:
-        """After a move: autostart, the breadcrumb, snapshots' metadata, and nothing left at the
-        source. May be repeated. `settled`, or `unsettled` with the reason. Takes up to a minute."""
+        """After a move: the breadcrumb, snapshots' metadata, nothing left at the source, and only
+        then autostart. May be repeated, also much later, until nothing is outstanding. `settled`,
+        or `unsettled` with the reason. Takes up to a minute."""
 
     def abort(self, order: Order) -> None:
-        """Ask for the end of a move that is under way. Takes some seconds at most; what comes of
-        it is what `move` or `look` says."""
+        """Ask for the end of a move that is under way. One that shut its guest down starts it again
+        at the source, unless a start was asked of the destination already. Takes some seconds at
+        most; what comes of it is what `move` or `look` says."""
 
 
 class Agent(Protocol):

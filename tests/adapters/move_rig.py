@@ -6,9 +6,12 @@ by what it counts and by its uptime, which begin anew in a guest that was booted
 
 import threading
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
+
+import libvirt
 
 from hostagent.adapters.libvirt.move import LibvirtMover
+from hostagent.adapters.libvirt.move_places import Place
 from hostagent.core.journal import GuestOutcome
 from hostagent.core.move import Method, Order, Progress
 from hostagent.rules import convergence
@@ -17,6 +20,7 @@ from lab.host import Host
 from lab.processes import ProcessId, wait_until
 
 S = 1_000_000_000
+T = TypeVar("T")
 
 
 class Rig:
@@ -93,6 +97,41 @@ class Rig:
         if process is not None:
             self.move(self.order(back=True))
         self.mover.close()
+
+    def meddle(self, doing: str, act: Callable[[], object], *, after: bool = False) -> None:
+        """Right before the next call of that name, on whichever host, or right after it, this is
+        done, once. Hosts, guests and calls stay real: only the moment is made."""
+        acts = [act]
+        self.mover.close()
+        self.mover = LibvirtMover(lambda uri: _Meddled(uri, doing, acts, after=after))
+
+    def domain(self, host: Host) -> libvirt.virDomain:
+        """The guest on a host, by a connection of the test's own."""
+        return libvirt.open(host.uri).lookupByUUIDString(self.guest.uuid)
+
+
+class _Meddled(Place):
+    """A host of a move, with somebody who acts at a chosen moment."""
+
+    def __init__(
+        self, uri: str, doing: str, acts: list[Callable[[], object]], *, after: bool
+    ) -> None:
+        super().__init__(uri)
+        self._moment = doing
+        self._acts = acts
+        self._after = after
+
+    def call(self, doing: str, limit_ns: int, work: Callable[[libvirt.virConnect], T]) -> T:
+        if doing != self._moment or not self._acts:
+            return super().call(doing, limit_ns, work)
+        act = self._acts.pop()
+        if not self._after:
+            act()
+        try:
+            return super().call(doing, limit_ns, work)
+        finally:
+            if self._after:
+                act()
 
 
 class Moving:

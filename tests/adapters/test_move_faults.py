@@ -5,6 +5,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 
 import libvirt
 import pytest
@@ -138,22 +139,39 @@ def test_a_definition_that_a_failed_move_left_at_the_destination_is_taken_back(r
 
 
 @pytest.mark.campaign
-def test_a_move_that_outlives_its_caller_is_found_and_waited_for(rig: Rig) -> None:
+def begun_by_another(rig: Rig) -> threading.Thread:
+    """A move whose hostagent is dead: libvirt carries it out, and nobody drives it."""
     order = rig.order(bandwidth_mib_s=SLOW)
     domain = libvirt.open(rig.here.uri).lookupByUUIDString(rig.guest.uuid)
-    call = threading.Thread(
-        target=domain.migrateToURI3, args=(order.via, parameters_of(order), flags_of(order))
-    )
-    call.start()
+
+    def call() -> None:
+        with suppress(libvirt.libvirtError):
+            domain.migrateToURI3(order.via, parameters_of(order), flags_of(order))
+
+    thread = threading.Thread(target=call)
+    thread.start()
     rig.copy_on(rig.there)
-    assert rig.mover.look(rig.order(limit_s=1)).result == "under-way"
+    return thread
+
+
+def test_a_move_that_outlives_its_caller_is_found_and_waited_for(rig: Rig) -> None:
+    call = begun_by_another(rig)
     assert rig.mover.look(rig.order(limit_s=60)).result == "moved"
     call.join(10)
     assert rig.is_on(rig.there)
     rig.guest.wait_counting()
 
 
-@pytest.mark.campaign
+def test_a_move_that_outlives_its_caller_is_ended_at_its_limit(rig: Rig) -> None:
+    call = begun_by_another(rig)
+    outcome = rig.mover.look(rig.order(limit_s=2))
+    call.join(10)
+    assert outcome.result == "stayed"
+    assert "within 2 s" in outcome.reason
+    wait_until(lambda: rig.is_on(rig.here), 20, "the end of the copy at the destination")
+    assert goes_on_here(rig)
+
+
 def test_destination_qemu_killed_while_copying(rig: Rig) -> None:
     moving = rig.begun_copying(rig.order(bandwidth_mib_s=SLOW))
     rig.copy_on(rig.there).send(signal.SIGKILL)

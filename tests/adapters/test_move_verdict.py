@@ -19,10 +19,12 @@ MADE = Seen(present=True, domain_id=1, state=GuestState.PAUSED, reason="starting
 SENDING = Seen(
     present=True, domain_id=1, state=GuestState.RUNNING, reason="booted", job="migration"
 )
+STARTING = Seen(present=True, domain_id=3, state=GuestState.PAUSED, reason="starting up")
+LEFT = Seen(present=True, persistent=True, reason="migrated")
 HALF = Seen(present=True, domain_id=1, state=GuestState.PAUSED, reason="post-copy failed")
 HALF_THERE = Seen(present=True, domain_id=2, state=GuestState.RUNNING, reason="post-copy failed")
 
-SOURCES = (None, ABSENT, OFF, RUNS, CANCELED, USER, HANDED, SENDING, HALF)
+SOURCES = (None, ABSENT, OFF, LEFT, RUNS, CANCELED, USER, HANDED, SENDING, HALF)
 DESTINATIONS = (None, ABSENT, OFF, RUNS, MIGRATED, USER, HANDED, MADE, HALF_THERE)
 PAIRS = list(itertools.product(SOURCES, DESTINATIONS, (True, False, None)))
 
@@ -48,6 +50,12 @@ PAIRS = list(itertools.product(SOURCES, DESTINATIONS, (True, False, None)))
         (None, MIGRATED, Act.AMBIGUOUS),
         (ABSENT, HANDED, Act.AMBIGUOUS),
         (ABSENT, ABSENT, Act.AMBIGUOUS),
+        (RUNS, STARTING, Act.END_DESTINATION),
+        (ABSENT, STARTING, Act.AMBIGUOUS),
+        (OFF, STARTING, Act.AMBIGUOUS),
+        (HANDED, STARTING, Act.END_DESTINATION),
+        (LEFT, OFF, Act.MOVED),
+        (OFF, OFF, Act.STAYED),
         (HALF, HALF_THERE, Act.RECOVER),
         (HALF, None, Act.AMBIGUOUS),
     ],

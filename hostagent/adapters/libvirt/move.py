@@ -9,7 +9,8 @@ before the destination has said that it has none. Times in ns, monotonic.
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
 import libvirt
@@ -22,16 +23,18 @@ from hostagent.adapters.libvirt import (
     move_figures,
     move_live,
     move_settle,
+    words,
 )
 from hostagent.adapters.libvirt.events import Events
 from hostagent.adapters.libvirt.move_live import Ended, Live
 from hostagent.adapters.libvirt.move_places import Place, Seen, looked, told
 from hostagent.adapters.libvirt.move_verdict import Act, Verdict, judge
-from hostagent.core.errors import HostagentError
+from hostagent.core.errors import HostagentError, RefusedError
 from hostagent.core.journal import GuestOutcome
 from hostagent.core.move import Measure, Method, Order, Progress, Stage
 
 S = 1_000_000_000
+MS = 1_000_000
 
 POLL_S = 0.25
 CONCLUDE_NS = 20 * S
@@ -43,9 +46,17 @@ HOLDS_NS = {
     Act.END_SOURCE: 3 * S // 2,
     Act.END_DESTINATION: 4 * S,
     Act.RECOVER: S,
+    Act.MOVED: 2 * S,
 }
-"""How long the same has to be seen before it counts: libvirt may just be about to do it itself."""
+"""How long the same has to be seen before it counts: libvirt may just be about to do it itself.
+MOVED counts at once where libvirt itself said so at the end of the call."""
 MOST_ACTS = 4
+UNHEEDED_NS = 35 * S
+"""For a move that was aborted because of its limit; longer than libvirt's own keepalive (30 s)."""
+LAST_NS = 50 * S
+"""After the limit of an order: then it is said what was last seen, whatever that is."""
+RECOVER_NS = 15 * S
+"""For taking a post-copy up again."""
 EVENTS_LIMIT_NS = 5 * S
 NO_POST_COPY = "Postcopy is not supported"
 """QEMU's word (migration/ram.c) before anything is sent: userfaultfd is missing, or not for this
@@ -64,13 +75,24 @@ class _Pair:
         return looked(self.source, uuid, sends=True), self.destination.look(uuid)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Times:
+    """Until when a move that goes on is waited for, and when it is said what was last seen."""
+
+    until_ns: int
+    last_ns: int
+    aborted: bool = False
+
+
 class LibvirtMover:
     """Moves guests between any two hosts that their orders name."""
 
-    def __init__(self) -> None:
+    def __init__(self, place: Callable[[str], Place] = Place) -> None:
+        self._place = place
         self._lock = threading.Lock()
         self._events: dict[str, Events] = {}
         self._lives: dict[str, Live] = {}
+        self._endings: dict[str, threading.Event] = {}
 
     def close(self) -> None:
         """Stop listening to events. Never waits."""
@@ -81,19 +103,29 @@ class LibvirtMover:
 
     def move(self, order: Order, tell: Callable[[Progress], None]) -> GuestOutcome:
         """Carry one order out."""
-        pair = _pair(order)
+        pair = self._pair(order)
         if order.method is Method.LIVE:
             return _tidied(order, pair, self._live(order, pair, tell))
-        if order.method in (Method.SAVE, Method.SHUTDOWN):
-            return move_ending.end(order, pair.source)
-        return _tidied(order, pair, move_cold.move(order, pair.source, pair.destination))
+        aborted = threading.Event()
+        with self._lock:
+            self._endings[order.uuid] = aborted
+        try:
+            if order.method in (Method.SAVE, Method.SHUTDOWN):
+                return move_ending.end(order, pair.source, aborted)
+            found = move_cold.move(order, pair.source, pair.destination, aborted)
+        finally:
+            with self._lock:
+                del self._endings[order.uuid]
+        return _tidied(order, pair, found)
 
     def look(self, order: Order) -> GuestOutcome:
         """What came of an order that somebody began."""
-        pair = _pair(order)
+        pair = self._pair(order)
         until_ns = time.monotonic_ns() + order.limit_ns
         if order.method is Method.LIVE:
-            return _tidied(order, pair, self._conclude(order, pair, None, until_ns))
+            spent_ns = _elapsed_ns(order, pair.source)
+            times = Times(until_ns=until_ns - spent_ns, last_ns=until_ns + LAST_NS)
+            return _tidied(order, pair, self._conclude(order, pair, times))
         if order.method in (Method.SAVE, Method.SHUTDOWN):
             return move_ending.look(order, pair.source, until_ns)
         found = move_cold.look(order, pair.source, pair.destination, until_ns)
@@ -101,38 +133,45 @@ class LibvirtMover:
 
     def settle(self, order: Order) -> GuestOutcome:
         """Everything about an arrived guest as it was, and nothing left at the source."""
-        pair = _pair(order)
+        pair = self._pair(order)
         return move_settle.settle(order, pair.source, pair.destination)
 
     def abort(self, order: Order) -> None:
         """Ask for the end of a move that is under way."""
         with self._lock:
             live = self._lives.get(order.uuid)
+            ending = self._endings.get(order.uuid)
+        if ending is not None:
+            ending.set()
         if live is not None:
             live.abort()
             return
-        pair = _pair(order)
-        seen = looked(pair.source, order.uuid, sends=True)
-        if seen is None or seen.job != "migration":
-            return
-        try:
-            pair.source.guest(
-                "aborting the move", order.uuid, 5 * S, lambda domain: domain.abortJob()
-            )
-        except HostagentError:
-            return  # what came of it, `look` says
+        source = self._place(order.source)
+        seen = looked(source, order.uuid, sends=True)
+        if seen is not None and seen.job == _JOBS.get(order.method):
+            _abort_job(order, source)
+
+    def _pair(self, order: Order) -> _Pair:
+        return _Pair(source=self._place(order.source), destination=self._place(order.destination))
 
     # live
 
     def _live(self, order: Order, pair: _Pair, tell: Callable[[Progress], None]) -> GuestOutcome:
+        begun_ns = time.monotonic_ns()
         here, there = pair.look(order.uuid)
         refusal = _refusal(here, there)
         if refusal is not None or here is None:
             return refusal or _stayed("libvirt at the source does not answer")
-        order = replace(order, persistent=here.persistent, runs=here.runs)
+        order = replace(
+            order,
+            persistent=here.persistent,
+            runs=here.runs,
+            autostart=order.autostart or here.autostart,
+        )
         try:
             events = (self._listening(order.source), self._listening(order.destination))
             move_disks.make(order, pair.source, pair.destination)
+            _start_not_at_boot(order, pair.source, here)
         except HostagentError as error:
             return _stayed(f"nothing was begun: {told(error)}")
         live, ended = self._run(order, events, tell)
@@ -141,12 +180,15 @@ class LibvirtMover:
             notes.append("without post-copy, which QEMU can't do between these hosts")
             order = replace(order, convergence=without_post_copy(order))
             live, ended = self._run(order, events, tell)
-        outcome = self._conclude(order, pair, live, time.monotonic_ns() + CONCLUDE_NS, ended)
+        times = Times(
+            until_ns=time.monotonic_ns() + CONCLUDE_NS, last_ns=begun_ns + order.limit_ns + LAST_NS
+        )
+        outcome = self._conclude(order, pair, times, live, ended)
         if outcome.result != "moved":
             return outcome
         measured = move_figures.figures(order, ended, pair.destination, events)
         reason = "; ".join(part for part in (*notes, outcome.reason) if part)
-        return replace(outcome, reason=reason, figures=measured)
+        return replace(outcome, reason=reason, figures={**outcome.figures, **measured})
 
     def _run(
         self, order: Order, events: tuple[Events, Events], tell: Callable[[Progress], None]
@@ -172,8 +214,8 @@ class LibvirtMover:
         self,
         order: Order,
         pair: _Pair,
-        live: Live | None,
-        until_ns: int,
+        times: Times,
+        live: Live | None = None,
         ended: Ended | None = None,
     ) -> GuestOutcome:
         """Look until it is clear what became of the guest, doing what is left to be done."""
@@ -185,23 +227,44 @@ class LibvirtMover:
             now_ns = time.monotonic_ns()
             if verdict.act is not last:
                 since_ns, last = now_ns, verdict.act
-            held = now_ns - since_ns >= HOLDS_NS.get(verdict.act, 0)
-            over = now_ns > until_ns and verdict.act is Act.UNDER_WAY
-            if verdict.act in (Act.MOVED, Act.STAYED):
-                move_live.sweep(order)
-            if verdict.act is Act.STAYED:
-                notes += move_settle.take_back(order, pair.source, pair.destination)
-            if verdict.act in (Act.MOVED, Act.STAYED) or over or acts >= MOST_ACTS:
-                return _outcome(verdict, ended, notes)
-            if verdict.act is Act.AMBIGUOUS and held:
+            held = now_ns - since_ns >= _hold_ns(verdict.act, ended)
+            if held and verdict.act in (Act.MOVED, Act.STAYED):
+                return self._over(
+                    order, pair, (here, there), _outcome(verdict, there, ended, notes)
+                )
+            if held and verdict.act is Act.AMBIGUOUS:
                 if live is not None and there is None and here is not None and here.runs:
                     live.end_late_copy()
-                return _outcome(verdict, ended, notes)
+                return _outcome(verdict, there, ended, notes)
+            if verdict.act is Act.UNDER_WAY and now_ns > times.until_ns:
+                if live is not None or times.aborted or not _is_ours(here, there):
+                    return _outcome(verdict, there, ended, notes)
+                notes.append(f"it did not end within {order.limit_ns / S:g} s")
+                _abort_job(order, pair.source)
+                times = replace(times, until_ns=now_ns + UNHEEDED_NS, aborted=True)
+            if acts >= MOST_ACTS or now_ns > times.last_ns:
+                return _outcome(verdict, there, ended, notes, settled=False)
             if verdict.act in _ACTS and held:
                 acts += 1
                 notes.append(self._act(order, pair, verdict))
                 last = None
             time.sleep(POLL_S)
+
+    def _over(
+        self,
+        order: Order,
+        pair: _Pair,
+        seen: tuple[Seen | None, Seen | None],
+        outcome: GuestOutcome,
+    ) -> GuestOutcome:
+        """Nothing is left of the way, and a guest that stayed starts at boot as before."""
+        move_live.sweep(order)
+        if outcome.result != "stayed":
+            return outcome
+        notes = move_settle.take_back(order, pair.source, pair.destination)
+        if order.autostart:
+            notes += move_settle.autostart(order, pair.source, seen[0], wanted=True)
+        return _noted(outcome, notes)
 
     def _act(self, order: Order, pair: _Pair, verdict: Verdict) -> str:
         """Do what libvirt left undone; what was done, and why, in words."""
@@ -221,7 +284,7 @@ class LibvirtMover:
             events = (self._listening(order.source), self._listening(order.destination))
         except HostagentError as error:
             return told(error)
-        ended = Live(order, *events, lambda _: None).run(resume=True)
+        ended = Live(replace(order, limit_ns=RECOVER_NS), *events, lambda _: None).run(resume=True)
         return f"its post-copy was taken up again{': ' if ended.error else ''}{ended.error}"
 
 
@@ -233,16 +296,14 @@ def _end(domain: libvirt.virDomain) -> int:
     return domain.destroy()
 
 
+_JOBS = {Method.LIVE: "migration", Method.SAVE: "save"}
+
 _ACTS: dict[Act, tuple[str, str, Callable[[libvirt.virDomain], int]]] = {
     Act.RESUME_SOURCE: ("source", "resumed at the source", _resume),
     Act.END_SOURCE: ("source", "what was left of it at the source was ended", _end),
     Act.END_DESTINATION: ("destination", "its copy at the destination was ended", _end),
     Act.RECOVER: ("source", "post-copy recovery", _resume),
 }
-
-
-def _pair(order: Order) -> _Pair:
-    return _Pair(source=Place(order.source), destination=Place(order.destination))
 
 
 def without_post_copy(order: Order) -> tuple[Stage, ...]:
@@ -254,8 +315,11 @@ def _tidied(order: Order, pair: _Pair, outcome: GuestOutcome) -> GuestOutcome:
     """Of a guest that stayed nothing is left at the destination; `settle` keeps what arrived."""
     if outcome.result != "stayed":
         return outcome
-    left = move_disks.discard(order, pair.destination)
-    return replace(outcome, reason="; ".join(part for part in (outcome.reason, *left) if part))
+    return _noted(outcome, move_disks.discard(order, pair.destination))
+
+
+def _noted(outcome: GuestOutcome, notes: Sequence[str]) -> GuestOutcome:
+    return replace(outcome, reason="; ".join(part for part in (outcome.reason, *notes) if part))
 
 
 def _stayed(reason: str) -> GuestOutcome:
@@ -280,14 +344,66 @@ def _refusal(here: Seen | None, there: Seen | None) -> GuestOutcome | None:
     return None
 
 
-def _outcome(verdict: Verdict, ended: Ended | None, notes: list[str]) -> GuestOutcome:
-    """The call's own error is the reason of a guest that stayed."""
+def _outcome(
+    verdict: Verdict,
+    there: Seen | None,
+    ended: Ended | None,
+    notes: list[str],
+    *,
+    settled: bool = True,
+) -> GuestOutcome:
+    """The call's own error is the reason of a guest that stayed. `settled`: it was seen for long
+    enough to be sure of it."""
     failed = ended.error if ended is not None else ""
-    if verdict.act is Act.MOVED:
-        said = [*notes]
+    figures: dict[str, int | str] = {}
+    if verdict.act is Act.MOVED and settled:
+        said = [verdict.reason, *notes]
+        figures = {"state": str(there.state) if there is not None else ""}
     elif verdict.act is Act.STAYED:
         said = [verdict.reason if verdict.telling or not failed else "", failed, *notes]
     else:
         said = [verdict.reason, failed, *notes]
-    result = str(verdict.act) if verdict.act not in _ACTS else "ambiguous"
-    return GuestOutcome(result=result, reason="; ".join(part for part in said if part))
+    sure = settled or verdict.act in (Act.STAYED, Act.UNDER_WAY)
+    result = str(verdict.act) if sure and verdict.act not in _ACTS else "ambiguous"
+    return GuestOutcome(
+        result=result, reason="; ".join(part for part in said if part), figures=figures
+    )
+
+
+def _hold_ns(act: Act, ended: Ended | None) -> int:
+    if act is Act.MOVED and ended is not None and ended.returned and not ended.error:
+        return 0
+    return HOLDS_NS.get(act, 0)
+
+
+def _is_ours(here: Seen | None, there: Seen | None) -> bool:
+    """Whether the source's job is this move, as far as is known, and may be aborted: not that of an
+    owner who moves the guest elsewhere, and no post-copy, which an abort would lose."""
+    split = any(seen is not None and "post-copy" in seen.reason for seen in (here, there))
+    elsewhere = there is not None and not there.active
+    return here is not None and here.job == "migration" and not split and not elsewhere
+
+
+def _abort_job(order: Order, source: Place) -> None:
+    """What came of it, the next look says."""
+    with suppress(HostagentError):
+        source.guest("aborting the move", order.uuid, 5 * S, lambda domain: domain.abortJob())
+
+
+def _elapsed_ns(order: Order, source: Place) -> int:
+    """For how long libvirt has carried this guest's migration out; 0 where it does not say."""
+    with suppress(HostagentError):
+        stats = source.guest(
+            "reading the move's figures", order.uuid, 2 * S, lambda domain: domain.jobStats()
+        )
+        if words.job(stats.get("operation", 0)) == "migration":
+            return int(stats.get("time_elapsed", 0)) * MS
+    return 0
+
+
+def _start_not_at_boot(order: Order, source: Place, here: Seen) -> None:
+    """From before the call until it is known that the guest stayed, its source does not start it at
+    boot: it may run on the other host by then. Raises RefusedError."""
+    problems = move_settle.autostart(order, source, here, wanted=False)
+    if problems:
+        raise RefusedError("; ".join(problems))

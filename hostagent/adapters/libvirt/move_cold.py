@@ -1,71 +1,90 @@
 """Moving a guest that is off, or that is shut down for it: definition, snapshots' metadata, disks.
 
 Layer: adapters. The destination gets everything first; the source's definition goes last, once the
-destination has the guest (and runs it, if it ran). Whatever fails before that is undone: the
-destination's definition goes again and the guest is started where it was. libvirt's own way
-(VIR_MIGRATE_OFFLINE) is not used: it hangs with either daemon, refuses snapshots, and drops a saved
-state silently. Invariants: the guest is never started on one host while the other one has it
-active, or does not answer; a saved state is never lost (such a guest is refused). Times in ns,
+destination has the guest (and runs it, if it ran). Whatever fails before that is undone
+(move_landing). libvirt's own way (VIR_MIGRATE_OFFLINE) is not used: it hangs with either daemon,
+refuses snapshots, and drops a saved state silently. Invariants: right before the guest is defined
+there, and right before it is started there, the source has said that it is still off, and that it
+will not start it at boot; a saved state is never lost (such a guest is refused). Times in ns,
 monotonic. Results: ports.Mover.
 """
 
+import threading
 import time
 from dataclasses import replace
 
 import libvirt
 
-from hostagent.adapters.libvirt import move_disks, move_ending, move_settle
+from hostagent.adapters.libvirt import move_disks, move_ending, move_landing, move_settle
+from hostagent.adapters.libvirt.move_landing import CALL_LIMIT_NS, EXPORT, START_LIMIT_NS, Trip
 from hostagent.adapters.libvirt.move_places import Place, Seen, looked, told
-from hostagent.core.errors import HostagentError
+from hostagent.core.errors import HostagentError, RefusedError
 from hostagent.core.journal import GuestOutcome
 from hostagent.core.move import Method, Order
 
 S = 1_000_000_000
-CALL_LIMIT_NS = 10 * S
-START_LIMIT_NS = 60 * S
-"""QEMU's start may take long on a busy host (libvirt waits for its monitor 30 s and more)."""
-SETTLE_NS = 10 * S
+SHORTEST_START_NS = 15 * S
+"""For the start at the destination, also where the copying took all the time."""
 POLL_S = 0.3
+RAN = ("shutdown", "destroyed", "crashed")
+"""Why a guest is off that ran before (virDomainShutoffReason)."""
 
-EXPORT = libvirt.VIR_DOMAIN_XML_INACTIVE | libvirt.VIR_DOMAIN_XML_SECURE
 
-
-def move(order: Order, source: Place, destination: Place) -> GuestOutcome:
+def move(order: Order, source: Place, destination: Place, aborted: threading.Event) -> GuestOutcome:
     """Shut it down if it runs, carry it over, start it."""
     begun_ns = time.monotonic_ns()
     here, there = looked(source, order.uuid, sends=True), destination.look(order.uuid)
     refusal = _refusal(order, here, there)
     if refusal or here is None:
         return GuestOutcome(result="stayed", reason=refusal)
-    order = replace(order, runs=here.active)
+    order = replace(order, runs=here.active, autostart=order.autostart or here.autostart)
     if here.active:
-        failed = move_ending.shut_down(order, source)
+        failed = move_ending.shut_down(order, source, aborted)
         if failed is not None:
             return failed
-    return _carry(order, source, destination, begun_ns)
+    return _carry(
+        Trip(
+            order=order,
+            source=source,
+            destination=destination,
+            begun_ns=begun_ns,
+            aborted=aborted,
+        )
+    )
 
 
 def look(order: Order, source: Place, destination: Place, until_ns: int) -> GuestOutcome:
     """What came of an order; one that was cut short is finished, or undone."""
+    trip = Trip(
+        order=order,
+        source=source,
+        destination=destination,
+        begun_ns=until_ns - order.limit_ns,
+        aborted=threading.Event(),
+    )
     if order.runs:
-        _await_shutdown(order, source, destination, until_ns)
+        _await_shutdown(trip)
     here = source.await_look(order.uuid, until_ns)
     there = destination.await_look(order.uuid, until_ns)
     if here is None or there is None:
         at = "source" if here is None else "destination"
-        reason = f"libvirt at the {at} does not answer (source: {here}, destination: {there})"
-        return GuestOutcome(result="ambiguous", reason=reason)
-    if here.active and there.active:
-        return GuestOutcome(result="ambiguous", reason="it is active on both hosts")
+        return _ambiguous(
+            f"libvirt at the {at} does not answer (source: {here}, destination: {there})"
+        )
+    if not here.present and not there.present:
+        return _ambiguous("neither host has it")
+    if there.arrived or not here.present:
+        return move_landing.arrived(trip, {}, ours=False)
     if here.active:
-        return _stayed(order, destination, there, f"it is {here}")
-    if there.active or (there.present and not here.present):
-        return _arrived(order, source, destination, {})
-    if not here.present:
-        return GuestOutcome(result="ambiguous", reason="neither host has it")
-    if there.present and not order.runs:
-        return _arrived(order, source, destination, {})
-    return _back(order, source, destination, "the move was cut short")
+        return move_landing.stay(trip, f"it is {here}")
+    if there.present and order.copy and there.reason in RAN:
+        return _ambiguous(
+            f"at the destination it ran, and it is {there} now; it is off at the source too, whose"
+            " disks are older: undefine it where it is not to be"
+        )
+    if there.present and not there.active and not order.runs and not order.copy:
+        return move_landing.arrived(trip, {}, ours=False)
+    return move_landing.back(trip, "the move was cut short", asked=order.runs)
 
 
 def _refusal(order: Order, here: Seen | None, there: Seen | None) -> str:
@@ -87,8 +106,9 @@ def _refusal(order: Order, here: Seen | None, there: Seen | None) -> str:
     return move_ending.may_end(here)
 
 
-def _carry(order: Order, source: Place, destination: Place, begun_ns: int) -> GuestOutcome:
+def _carry(trip: Trip) -> GuestOutcome:
     """Of a guest that is off."""
+    order, source, destination = trip.order, trip.source, trip.destination
     try:
         text = source.guest(
             "reading its definition",
@@ -96,23 +116,50 @@ def _carry(order: Order, source: Place, destination: Place, begun_ns: int) -> Gu
             CALL_LIMIT_NS,
             lambda domain: domain.XMLDesc(EXPORT),
         )
-        until_ns = begun_ns + order.limit_ns + order.shutdown_ns
-        copied_b = move_disks.copy(order, text, source, destination, until_ns)
+        copied_b = move_disks.copy(order, text, source, destination, trip.until_ns, trip.aborted)
+        _must_be_off(trip)
         destination.call("defining it", CALL_LIMIT_NS, lambda conn: _define(conn, text))
+        _start_nowhere_at_boot(trip)
+        _must_be_off(trip)
     except (HostagentError, OSError, TimeoutError) as error:
-        return _back(order, source, destination, told(error))
+        return move_landing.back(trip, told(error), asked=False)
     figures: dict[str, int | str] = {"sent_b": copied_b}
     if order.runs:
-        try:
-            destination.guest("starting it", order.uuid, START_LIMIT_NS, _start)
-        except HostagentError as error:
-            return _back(order, source, destination, f"at the destination: {told(error)}")
+        limit_ns = max(min(START_LIMIT_NS, trip.until_ns - time.monotonic_ns()), SHORTEST_START_NS)
+        problem = trip.tried("starting it", destination, limit_ns, move_landing.start)
+        if problem:
+            return move_landing.back(trip, f"at the destination: {problem}", asked=True)
         figures |= {
-            "downtime_ns": _since(begun_ns),
+            "downtime_ns": _since(trip.begun_ns),
             "downtime_source": "shutdown-to-start",
             "downtime_uncertainty_ns": int(move_ending.POLL_S * S),
         }
-    return _arrived(order, source, destination, {**figures, "total_ns": _since(begun_ns)})
+    figures["total_ns"] = _since(trip.begun_ns)
+    return move_landing.arrived(trip, figures, ours=True)
+
+
+def _must_be_off(trip: Trip) -> None:
+    """The last look before the next thing is done there. Raises RefusedError."""
+    if trip.aborted.is_set():
+        raise RefusedError("it was aborted")
+    here = trip.source.look(trip.order.uuid)
+    if here is None:
+        raise RefusedError("libvirt at the source does not answer any more")
+    if here.active:
+        raise RefusedError(f"it was started at the source meanwhile: it is {here}")
+    if not here.present or here.saved:
+        state = "saved" if here.present else "not there"
+        raise RefusedError(f"its owner was faster: it is {state} at the source now")
+
+
+def _start_nowhere_at_boot(trip: Trip) -> None:
+    """Until one definition of it is gone, a host that boots must not start it: it may run on the
+    other one. What was set at the source, `settle` sets at the destination. Raises RefusedError."""
+    for place in (trip.source, trip.destination):
+        found = place.look(trip.order.uuid)
+        problems = move_settle.autostart(trip.order, place, found, wanted=False)
+        if problems:
+            raise RefusedError("; ".join(problems))
 
 
 def _since(begun_ns: int) -> int:
@@ -123,67 +170,16 @@ def _define(conn: libvirt.virConnect, text: str) -> None:
     conn.defineXML(text)
 
 
-def _start(domain: libvirt.virDomain) -> int:
-    return 0 if domain.isActive() else domain.create()
+def _ambiguous(reason: str) -> GuestOutcome:
+    return GuestOutcome(result="ambiguous", reason=reason)
 
 
-def _undefine(domain: libvirt.virDomain) -> int:
-    return domain.undefineFlags(move_settle.UNDEFINE)
-
-
-def _arrived(
-    order: Order, source: Place, destination: Place, figures: dict[str, int | str]
-) -> GuestOutcome:
-    """The source's definition goes; `settle` tries again if that fails."""
-    problems = move_settle.leave(order, source, destination)
-    return GuestOutcome(result="moved", reason="; ".join(problems), figures=figures)
-
-
-def _back(order: Order, source: Place, destination: Place, why: str) -> GuestOutcome:
-    """It stays, and runs again if it ran; only once the destination says that it has none."""
-    until_ns = time.monotonic_ns() + SETTLE_NS
-    there = destination.await_look(order.uuid, until_ns)
-    if there is None and not order.runs:
-        return GuestOutcome(result="stayed", reason=f"{why}; the destination does not answer")
-    if there is None:
-        return GuestOutcome(
-            result="ambiguous",
-            reason=f"{why}; it is off, and it was not started again since the destination does not"
-            " answer and may have it: start it here once that host surely does not run it",
-        )
-    if there.active:
-        return _arrived(order, source, destination, {})
-    here = source.await_look(order.uuid, until_ns)
-    if here is None or not here.present:
-        return GuestOutcome(
-            result="ambiguous", reason=f"{why}; the source: {here or 'does not answer'}"
-        )
-    outcome = _stayed(order, destination, there, why)
-    if order.runs and not here.active:
-        try:
-            source.guest("starting it again", order.uuid, START_LIMIT_NS, _start)
-        except HostagentError as error:
-            reason = f"{outcome.reason}; it is off and could not be started: {told(error)}"
-            return GuestOutcome(result="ambiguous", reason=reason)
-    return outcome
-
-
-def _stayed(order: Order, destination: Place, there: Seen, why: str) -> GuestOutcome:
-    """The destination's definition goes, which never ran. (One on it is no danger: it is off.)"""
-    problem = ""
-    if there.present and not there.active:
-        try:
-            destination.guest("undefining it again", order.uuid, CALL_LIMIT_NS, _undefine)
-        except HostagentError as error:
-            problem = f"; the destination keeps its definition: {told(error)}"
-    return GuestOutcome(result="stayed", reason=f"{why}{problem}")
-
-
-def _await_shutdown(order: Order, source: Place, destination: Place, until_ns: int) -> None:
+def _await_shutdown(trip: Trip) -> None:
     """A guest that was asked to shut down before we were killed may still do so."""
-    until_ns = min(until_ns, time.monotonic_ns() + order.shutdown_ns)
+    uuid = trip.order.uuid
+    until_ns = min(trip.until_ns, time.monotonic_ns() + trip.order.shutdown_ns)
     while time.monotonic_ns() < until_ns:
-        here, there = source.look(order.uuid), destination.look(order.uuid)
+        here, there = trip.source.look(uuid), trip.destination.look(uuid)
         if (here is not None and not here.active) or (there is not None and there.active):
             return
         time.sleep(POLL_S)

@@ -83,14 +83,21 @@ def make(order: Order, source: Place, destination: Place) -> None:
             _claim(order, source, destination, disk.path, disk.format, size_b)
 
 
-def copy(order: Order, description: str, source: Place, destination: Place, until_ns: int) -> int:
+def copy(
+    order: Order,
+    description: str,
+    source: Place,
+    destination: Place,
+    until_ns: int,
+    aborted: threading.Event,
+) -> int:
     """Copy what the order says, of a guest that is off; how many bytes went over."""
     sent_b = 0
     for path in paths(description, order.copy):
         with _pool_for(source, path), _pool_for(destination, path):
             size_b = source.call("reading a disk's size", CALL_LIMIT_NS, partial(_size, path))
             _claim(order, source, destination, path, "raw", size_b)
-            pump(path, size_b, source.uri, destination.uri, until_ns)
+            pump(path, size_b, source.uri, destination.uri, until_ns, aborted)
         sent_b += size_b
     return sent_b
 

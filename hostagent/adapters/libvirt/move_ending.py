@@ -2,10 +2,12 @@
 
 Layer: adapters. Shutting down asks the guest's agent first and then presses its power button
 (ACPI); a guest that does neither, or that starts again, is left running: nothing here destroys one.
-libvirt says nothing of a guest that ignored the call, so the end is what its state says. Times in
-ns, monotonic. Results: ports.Mover.
+libvirt says nothing of a guest that ignored the call, so the end is what its state says. What was
+asked can't be taken back: a guest that goes off although nobody wants that any more (`aborted`) is
+started again. Times in ns, monotonic. Results: ports.Mover.
 """
 
+import threading
 import time
 from collections.abc import Callable
 
@@ -25,9 +27,12 @@ AGAIN_NS = 5 * S
 """After the button was pressed: a guest that has only just been started does not hear it yet."""
 SILENCE_NS = 10 * S
 """How long libvirt may be away (a restart) while a guest shuts down."""
+LATE_NS = 10 * S
+"""For a guest that is just about to be off when its time is over."""
+AGAIN_LIMIT_NS = 40 * S
 
 
-def end(order: Order, source: Place) -> GuestOutcome:
+def end(order: Order, source: Place, aborted: threading.Event) -> GuestOutcome:
     """Shut it down or save it, as the order's method says."""
     here = looked(source, order.uuid, sends=True)
     refusal = may_end(here)
@@ -36,7 +41,7 @@ def end(order: Order, source: Place) -> GuestOutcome:
     if order.method is Method.SAVE:
         return _save(order, source)
     asked_ns = time.monotonic_ns()
-    failed = shut_down(order, source)
+    failed = shut_down(order, source, aborted)
     if failed is not None:
         return failed
     return GuestOutcome(result="shut-down", figures={"total_ns": time.monotonic_ns() - asked_ns})
@@ -55,29 +60,57 @@ def may_end(here: Seen | None) -> str:
     return ""
 
 
-def shut_down(order: Order, source: Place) -> GuestOutcome | None:
+def shut_down(order: Order, source: Place, aborted: threading.Event) -> GuestOutcome | None:
     """Ask it to shut down and wait until it is off; None when it is, else what is the case."""
+    if aborted.is_set():
+        return GuestOutcome(result="stayed", reason="it was aborted")
     begun_ns = time.monotonic_ns()
     half_ns = begun_ns + order.shutdown_ns // 2
     until_ns = begun_ns + order.shutdown_ns
-    asked = _ask(order, source, libvirt.VIR_DOMAIN_SHUTDOWN_GUEST_AGENT)
-    by_agent = asked == ""
-    if by_agent:
-        outcome = _await_off(order, source, half_ns)
-        if outcome is None or outcome.result != "stayed":
-            return outcome
-    refused = _ask(order, source, libvirt.VIR_DOMAIN_SHUTDOWN_ACPI_POWER_BTN)
-    if refused and not by_agent:
-        return GuestOutcome(result="stayed", reason=f"{refused}; its agent: {asked}")
-    outcome = _await_off(order, source, min(until_ns, time.monotonic_ns() + AGAIN_NS))
-    while outcome is not None and outcome.result == "stayed" and time.monotonic_ns() < until_ns:
-        _ask(order, source, libvirt.VIR_DOMAIN_SHUTDOWN_DEFAULT)
-        outcome = _await_off(order, source, min(until_ns, time.monotonic_ns() + AGAIN_NS))
-    if outcome is not None and outcome.result == "stayed":
-        way = "agent and power button" if by_agent else "power button; no agent answered"
+    no_agent = _ask(order, source, libvirt.VIR_DOMAIN_SHUTDOWN_GUEST_AGENT)
+    here: Seen | None = None
+    if not no_agent:
+        here = _await_off(order, source, half_ns, aborted)
+    if (no_agent or _is_on(here)) and not aborted.is_set():
+        refused = _ask(order, source, libvirt.VIR_DOMAIN_SHUTDOWN_ACPI_POWER_BTN)
+        if refused and no_agent:
+            return GuestOutcome(result="stayed", reason=f"{refused}; its agent: {no_agent}")
+    waits = bool(no_agent) or _is_on(here)
+    while waits:
+        here = _await_off(order, source, min(until_ns, time.monotonic_ns() + AGAIN_NS))
+        waits = _is_on(here) and time.monotonic_ns() < until_ns
+        if waits and not aborted.is_set():
+            _ask(order, source, libvirt.VIR_DOMAIN_SHUTDOWN_DEFAULT)
+    if _is_on(here):
+        here = _await_off(order, source, time.monotonic_ns() + LATE_NS)
+    if here is None:
+        reason = "it was asked to shut down, and libvirt at the source does not answer"
+        return GuestOutcome(result="ambiguous", reason=reason)
+    if here.active:
+        way = "power button; no agent answered" if no_agent else "agent and power button"
         reason = f"it did not shut down within {order.shutdown_ns / S:g} s ({way})"
-        return GuestOutcome(result="stayed", reason=f"{reason}; it may still do so")
-    return outcome
+        told_off = "it was aborted; " if aborted.is_set() else ""
+        return GuestOutcome(result="stayed", reason=f"{told_off}{reason}; it may still do so")
+    ended = _off(here)
+    return _again(order, source) if ended is None and aborted.is_set() else ended
+
+
+def _is_on(here: Seen | None) -> bool:
+    return here is not None and here.active
+
+
+def _again(order: Order, source: Place) -> GuestOutcome:
+    """It went off by our doing, and is to run."""
+    try:
+        source.guest("starting it again", order.uuid, AGAIN_LIMIT_NS, lambda each: each.create())
+    except HostagentError as error:
+        here = source.look(order.uuid)
+        if not _is_on(here):
+            reason = f"it was aborted; it is off and could not be started again: {told(error)}"
+            return GuestOutcome(result="ambiguous", reason=reason)
+    return GuestOutcome(
+        result="stayed", reason="it was aborted; it had shut down and was started again"
+    )
 
 
 def look(order: Order, source: Place, until_ns: int) -> GuestOutcome:
@@ -147,8 +180,11 @@ def _ask(order: Order, source: Place, way: int) -> str:
     return ""
 
 
-def _await_off(order: Order, source: Place, until_ns: int) -> GuestOutcome | None:
-    """None once it is off by its own doing."""
+def _await_off(
+    order: Order, source: Place, until_ns: int, aborted: threading.Event | None = None
+) -> Seen | None:
+    """The last look: once it is off, or the time is over, or nobody wants it any more; None if
+    libvirt does not answer."""
     silent_since_ns = 0
     while True:
         here = source.look(order.uuid)
@@ -156,12 +192,13 @@ def _await_off(order: Order, source: Place, until_ns: int) -> GuestOutcome | Non
         if here is None:
             silent_since_ns = silent_since_ns or now_ns
             if now_ns > max(until_ns, silent_since_ns + SILENCE_NS):
-                reason = "it was asked to shut down, and libvirt at the source does not answer"
-                return GuestOutcome(result="ambiguous", reason=reason)
-        elif not here.active:
-            return _off(here)
-        elif now_ns > until_ns:
-            return GuestOutcome(result="stayed", reason=f"it is {here}")
+                return None
+        elif not here.active or now_ns > until_ns:
+            return here
+        else:
+            silent_since_ns = 0
+        if aborted is not None and aborted.is_set() and here is not None:
+            return here
         time.sleep(POLL_S)
 
 

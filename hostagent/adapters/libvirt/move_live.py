@@ -46,8 +46,9 @@ HUNG_NS = 8 * S
 AGAIN_NS = 2 * S
 UNHEEDED_NS = 5 * S
 """After an abort: then the destination's copy is ended."""
-GIVE_UP_NS = 45 * S
-"""After an abort, longer than libvirt's own keepalive (30 s): then nobody waits any more."""
+GIVE_UP_NS = 35 * S
+"""After an abort, or after the limit of one that can't be aborted any more (post-copy); longer than
+libvirt's own keepalive (30 s): then nobody waits any more."""
 TELL_NS = S
 _CERTIFICATES = re.compile(r"credentials|certificate|TLS", re.IGNORECASE)
 """In the words of QEMU and of its GnuTLS."""
@@ -237,7 +238,8 @@ class Live:
             self._mind_destination()
             self._mind_hand_over(now_ns)
             self._mind_abort(now_ns)
-            if self._aborted_ns and now_ns > self._aborted_ns + GIVE_UP_NS:
+            over_ns = self._aborted_ns or self._begun_ns + self._order.limit_ns
+            if now_ns > over_ns + GIVE_UP_NS:
                 return
 
     # what is seen

@@ -1,9 +1,10 @@
 """After a move: everything about the guest as it was, and nothing of it left where it is not.
 
-Layer: adapters. Idempotent: each thing is looked at first. Invariant: a definition goes
-only where the guest does not run and when the other host has it, and its NVRAM file stays; disks of
-the source are deleted only where the order says so. Errors: none; a thing that could not
-be done is the reason of `unsettled`.
+Layer: adapters. Idempotent: each thing is looked at first. Invariants: a definition goes only where
+the guest does not run and when the other host has it, and its NVRAM file stays; the destination
+starts the guest at boot only once the source's definition is gone, and that one loses its autostart
+before anything else; disks of the source are deleted only where the order says so. Errors: none; a
+thing that could not be done is the reason of `unsettled`.
 """
 
 from collections.abc import Callable
@@ -13,7 +14,7 @@ from datetime import UTC, datetime
 import libvirt
 
 from hostagent.adapters.libvirt import addresses, metadata, move_disks
-from hostagent.adapters.libvirt.move_places import Place, told
+from hostagent.adapters.libvirt.move_places import Place, Seen, told
 from hostagent.core.errors import HostagentError
 from hostagent.core.journal import GuestOutcome
 from hostagent.core.move import Order
@@ -35,12 +36,13 @@ def settle(order: Order, source: Place, destination: Place) -> GuestOutcome:
     there = destination.look(order.uuid)
     if there is None or not there.present or there.awaits:
         return _unsettled("the destination does not answer" if there is None else f"it is {there}")
-    problems = list[str]()
-    if there.persistent and there.autostart != order.autostart:
-        problems += _tried("setting autostart", destination, order, _autostart(order.autostart))
+    problems = leave(order, source, destination)
+    wanted = order.autostart and not problems
+    problems += autostart(order, destination, there, wanted=wanted)
+    if order.autostart and not wanted:
+        problems.append("its autostart is set once the source has nothing of it any more")
     if order.home is not None:
         problems += _tried("leaving the note of its home", destination, order, _home(order))
-    problems += leave(order, source, destination)
     problems += move_disks.keep(order, destination)
     if order.delete_source_disks and not problems:
         problems += _delete_disks(order, source, destination)
@@ -57,9 +59,10 @@ def leave(order: Order, source: Place, destination: Place) -> list[str]:
         return []
     if here.active:
         return [f"the source still has it: it is {here}"]
+    problems = autostart(order, source, here, wanted=False)
     if not there.present or not there.persistent:
-        return ["the source's definition stays: the destination has none"]
-    problems = _carry_snapshots(order, source, destination)
+        return [*problems, "the source's definition stays: the destination has none"]
+    problems += _carry_snapshots(order, source, destination)
     if problems:
         return problems
     return _tried(
@@ -87,6 +90,17 @@ def take_back(order: Order, source: Place, destination: Place) -> list[str]:
     )
 
 
+def autostart(order: Order, place: Place, found: Seen | None, *, wanted: bool) -> list[str]:
+    """Whether this host starts the guest when it boots itself, by what was found there; problems
+    in words."""
+    if found is None or not found.persistent or found.autostart == wanted:
+        return []
+    problems = _tried(
+        "setting autostart", place, order, lambda domain: domain.setAutostart(int(wanted))
+    )
+    return [f"its autostart at {place.uri} could not be changed: {each}" for each in problems]
+
+
 def _unsettled(reason: str) -> GuestOutcome:
     return GuestOutcome(result="unsettled", reason=reason)
 
@@ -99,10 +113,6 @@ def _tried(
     except HostagentError as error:
         return [told(error)]
     return []
-
-
-def _autostart(wanted: bool) -> Callable[[libvirt.virDomain], int]:
-    return lambda domain: domain.setAutostart(int(wanted))
 
 
 def _home(order: Order) -> Callable[[libvirt.virDomain], bool]:

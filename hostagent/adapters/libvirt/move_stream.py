@@ -23,12 +23,21 @@ BLOCK_B = 256 * 1024
 STALL_NS = 30 * S
 """Neither side may leave one block longer than this."""
 ABORT_S = 2.0
+LOOK_S = 0.25
+"""How often a copy that does not get on is asked whether it is still wanted."""
 
 Beat = Callable[[], None]
 
 
-def pump(path: str, size_b: int, source: str, destination: str, until_ns: int) -> None:
-    """Read and write in a thread that is left behind if a stream hangs."""
+def pump(
+    path: str,
+    size_b: int,
+    source: str,
+    destination: str,
+    until_ns: int,
+    aborted: threading.Event,
+) -> None:
+    """Read and write in a thread that is left behind if a stream hangs, or when `aborted`."""
     beats: queue.SimpleQueue[BaseException | bool] = queue.SimpleQueue()
     copying = _Copying(path, size_b, lambda: beats.put(False))
 
@@ -41,7 +50,7 @@ def pump(path: str, size_b: int, source: str, destination: str, until_ns: int) -
 
     threading.Thread(target=work, name="libvirt-copy", daemon=True).start()
     try:
-        _await(path, beats, until_ns)
+        _await(path, beats, until_ns, aborted)
     except BaseException:
         ending = threading.Thread(target=copying.abort, name="libvirt-copy-abort", daemon=True)
         ending.start()
@@ -49,19 +58,31 @@ def pump(path: str, size_b: int, source: str, destination: str, until_ns: int) -
         raise
 
 
-def _await(path: str, beats: "queue.SimpleQueue[BaseException | bool]", until_ns: int) -> None:
+def _await(
+    path: str,
+    beats: "queue.SimpleQueue[BaseException | bool]",
+    until_ns: int,
+    aborted: threading.Event,
+) -> None:
+    beat_ns = time.monotonic_ns()
     while True:
-        left_ns = min(until_ns - time.monotonic_ns(), STALL_NS)
+        if aborted.is_set():
+            raise RefusedError("it was aborted")
         try:
-            beat = beats.get(timeout=max(left_ns, 0) / S)
+            beat = beats.get(timeout=LOOK_S)
         except queue.Empty:
-            raise TimeoutError(f"copying {path} did not get on within its limit") from None
+            if time.monotonic_ns() > min(until_ns, beat_ns + STALL_NS):
+                raise TimeoutError(f"copying {path} did not get on within its limit") from None
+            continue
+        beat_ns = time.monotonic_ns()
         if isinstance(beat, libvirt.libvirtError):
             raise RefusedError(f"copying {path}: {told(beat)}")
         if isinstance(beat, BaseException):
             raise beat
         if beat:
             return
+        if beat_ns > until_ns:
+            raise TimeoutError(f"copying {path} did not end within its limit")
 
 
 class _Copying:

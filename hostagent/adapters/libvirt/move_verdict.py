@@ -35,6 +35,8 @@ class Verdict:
     telling: bool = False
 
 
+MIGRATED = "migrated"
+"""Why a guest is off at the source: libvirt itself has seen it arrive."""
 CANCELED = "migration canceled"
 """Why a guest runs at the source: libvirt itself calls the migration failed there."""
 
@@ -149,7 +151,7 @@ def _gone(source: Seen, destination: Seen | None) -> Verdict:
             reason=f"at the source it is {source}, and its copy at the destination stands still:"
             " the last memory is there; look at both before anything is resumed or started",
         )
-    if source.present:
+    if source.present and not (source.reason == MIGRATED and destination.present):
         return Verdict(
             act=Act.STAYED, reason=f"it was ended in mid-move: it is {source}", telling=True
         )
