@@ -15,7 +15,7 @@ from typing import Any
 
 import libvirt
 
-from hostagent.adapters.libvirt import move_disks
+from hostagent.adapters.libvirt import move_disks, move_settle
 from hostagent.adapters.libvirt.move_places import Place
 from hostagent.core.move import Method, Order
 from lab import Guest, Lab
@@ -24,6 +24,7 @@ from lab.calls import connection
 from lab.certificates import Authority
 from lab.full import FullHost
 from lab.processes import command_line
+from lab.tools import run
 from tests.full.inside import STATE, Inside
 from tests.run.killing import catch
 from tests.run.tool import Ended
@@ -52,6 +53,11 @@ class Pair:
 
     def begin(self) -> None:
         """Everybody at home, nothing of a move anywhere; g2 is to be moved cold."""
+        for guest in self.lab.guests:
+            path = self.disk(guest, self.first)
+            if not path.exists():  # a move home that failed has taken its old copy away
+                base = ("-b", guest._images.disk, "-F", "qcow2")
+                run("qemu-img", "create", "-q", "-f", "qcow2", *base, path)
         self.lab.restore()
         for path in images(self.second):
             path.unlink()
@@ -204,16 +210,18 @@ def begin_copy(pair: Pair, guest: Guest, order: Order) -> None:
 
 
 @contextmanager
-def using(host: FullHost, path: Path) -> Iterator[None]:
-    """A guest `stranger` is defined on that host whose disk is this file."""
+def using(host: FullHost, path: Path, *, os: str = "", devices: str = "") -> Iterator[None]:
+    """A guest `stranger` is defined on that host whose disk is this file; with more in its
+    definition, if wanted."""
     text = (
         "<domain type='qemu'><name>stranger</name><memory unit='MiB'>64</memory>"
-        "<os><type arch='x86_64' machine='q35'>hvm</type></os><devices><disk type='file'>"
-        f"<source file='{path}'/><target dev='vda' bus='virtio'/></disk></devices></domain>"
+        "<os><type arch='x86_64' machine='q35'>hvm</type>"
+        f"{os}</os><devices><disk type='file'><source file='{path}'/>"
+        f"<target dev='vda' bus='virtio'/></disk>{devices}</devices></domain>"
     )
     with connection(host.uri) as conn:
         domain = conn.defineXML(text)
         try:
             yield
         finally:
-            domain.undefineFlags(0)
+            domain.undefineFlags(move_settle.UNDEFINE)

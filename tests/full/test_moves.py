@@ -1,9 +1,12 @@
 """Guests go from one real host to the other and come home, by each transport; each has a disk that
 has to be copied."""
 
+import subprocess
+
 import pytest
 
 from tests.full.moving import (
+    IMAGES,
     SSH,
     TCP,
     TLS,
@@ -12,6 +15,7 @@ from tests.full.moving import (
     digest,
     images,
     reads_file,
+    using,
     write_file,
 )
 
@@ -51,3 +55,52 @@ def test_a_host_is_emptied_and_all_come_home_twice(pair: Pair, uri: str) -> None
         assert {guest: reads_file(guest) for guest in files} == files
         assert images(pair.second) == []
     assert pair.live.forgotten(memory) == []
+
+
+def test_an_owners_pause_and_every_byte_of_the_disk_go_along(pair: Pair) -> None:
+    """A guest that its owner paused moves live and stays paused, so that both images can be
+    compared whole. The one at home stays as it is until the guest comes home."""
+    kept = write_file(pair.live)
+    pair.live.suspend()
+    all_moved(pair.agent.run("guest", "migrate", "g1", "--to", SSH))
+    at_home = pair.disk(pair.live, pair.first)
+    compare = ("qemu-img", "compare", "-U", str(at_home), str(pair.disk(pair.live, pair.second)))
+    subprocess.run(compare, check=True, capture_output=True)
+    assert pair.live.status() == "paused"
+    before = digest(at_home)
+    pair.live.resume()
+    assert reads_file(pair.live) == kept
+    write_file(pair.live)
+    assert digest(at_home) == before
+
+
+@pytest.mark.parametrize(
+    ("os", "device", "words"),
+    [
+        (
+            "<loader readonly='yes' type='pflash'>/fw/code.fd</loader><nvram>/fw/u.fd</nvram>",
+            "",
+            "UEFI",
+        ),
+        ("", "<tpm model='tpm-tis'><backend type='emulator' version='2.0'/></tpm>", "TPM"),
+    ],
+)
+def test_what_stays_in_files_of_its_host_is_named(
+    pair: Pair, os: str, device: str, words: str
+) -> None:
+    """By definition only: a guest that is shut off, whose firmware or TPM keeps a file."""
+    with using(pair.first, IMAGES / "none.qcow2", os=os, devices=device):
+        ended = pair.agent.run("guest", "migrate", "stranger", "--to", SSH)
+    assert (ended.code, ended.document["changed"]) == (4, False), ended
+    assert words in ended.document["message"], ended
+
+
+def test_a_guest_with_a_snapshot_stays_and_the_others_go(pair: Pair) -> None:
+    text = "<domainsnapshot><name>before</name></domainsnapshot>"
+    pair.off.call("snapshot", lambda domain: domain.snapshotCreateXML(text))
+    ended = pair.agent.run("host", "drain", "--to", TCP, "--yes")
+    assert (ended.code, ended.document["result"]) == (3, "partly"), ended
+    results = {each["name"]: each["result"] for each in ended.document["guests"]}
+    assert results == {"g1": "moved", "g2": "moved", "g3": "not-moved"}
+    assert "snapshots (before)" in ended.guest("g3")["reason"]
+    assert pair.off.where().defined == ("h1",)

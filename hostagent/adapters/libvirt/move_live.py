@@ -52,6 +52,8 @@ libvirt's own keepalive (30 s): then nobody waits any more."""
 TELL_NS = S
 _CERTIFICATES = re.compile(r"credentials|certificate|TLS", re.IGNORECASE)
 """In the words of QEMU and of its GnuTLS."""
+_LIBVIRTS_OWN = "verify peer's certificate"
+"""One libvirt of the other's (src/rpc/virnetclient.c)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -149,6 +151,12 @@ def _explained(order: Order, said: str) -> str:
     certificates of its own, of which a host that has libvirt's need not have any."""
     if not addresses.is_tls(order.via) or not _CERTIFICATES.search(said):
         return said
+    if _LIBVIRTS_OWN in said:
+        return (
+            f"libvirt at the source does not believe the certificate that it is shown as"
+            f" {urlsplit(order.via).hostname} ({said}): where it is made out to a name, say that"
+            " name in the URI (of the way home: --home URI)"
+        )
     return (
         f"{said}; over qemu+tls QEMU encrypts what it sends, with the certificates of /etc/pki/qemu"
         " (migrate_tls_x509_cert_dir of qemu.conf) on both hosts: put them there, or move over"
