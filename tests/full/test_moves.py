@@ -27,7 +27,7 @@ pytestmark = pytest.mark.full
     [
         SSH,
         pytest.param(TCP, marks=pytest.mark.campaign),
-        TLS,
+        pytest.param(TLS, marks=pytest.mark.campaign),
     ],
 )
 def test_a_host_is_emptied_and_all_come_home_twice(pair: Pair, uri: str) -> None:
@@ -57,6 +57,7 @@ def test_a_host_is_emptied_and_all_come_home_twice(pair: Pair, uri: str) -> None
     assert pair.live.forgotten(memory) == []
 
 
+@pytest.mark.campaign
 def test_an_owners_pause_and_every_byte_of_the_disk_go_along(pair: Pair) -> None:
     """A guest that its owner paused moves live and stays paused, so that both images can be
     compared whole. The one at home stays as it is until the guest comes home."""
@@ -95,6 +96,7 @@ def test_what_stays_in_files_of_its_host_is_named(
     assert words in ended.document["message"], ended
 
 
+@pytest.mark.campaign
 def test_a_guest_with_a_snapshot_stays_and_the_others_go(pair: Pair) -> None:
     text = "<domainsnapshot><name>before</name></domainsnapshot>"
     pair.off.call("snapshot", lambda domain: domain.snapshotCreateXML(text))

@@ -87,6 +87,7 @@ def test_hostagent_killed_in_the_midst_of_a_cold_copy(pair: Pair, again: str) ->
     assert reads_file(pair.cold) == kept
 
 
+@pytest.mark.campaign
 @pytest.mark.parametrize("name", ["g1", "g2"])
 def test_a_full_disk_in_mid_copy_leaves_the_guest_where_it_runs(pair: Pair, name: str) -> None:
     """There was room when it was planned; then somebody else took it."""
@@ -119,6 +120,7 @@ def test_a_disk_that_has_no_room_there_is_refused(pair: Pair) -> None:
     assert pair.cold.where().running == ("h1",)
 
 
+@pytest.mark.campaign
 def test_source_disks_are_deleted_after_arrival_only(pair: Pair) -> None:
     """With --delete-source-disks; and they come home all the same."""
     drained = pair.agent.run("host", "drain", "--to", TCP, "--yes", "--delete-source-disks")
