@@ -19,6 +19,8 @@ CLOCK_PROPERTIES = "tests/rules/test_clock_property.py"
 PLACEMENT = "tests/rules/test_placement.py"
 MOVE_CHECKS = "tests/rules/test_move_checks.py"
 CONVERGENCE = "tests/rules/test_convergence.py"
+COLD = "tests/adapters/test_move_cold_walked.py"
+VERDICTS = "tests/adapters/test_move_verdict.py"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -467,5 +469,42 @@ MUTANTS = (
         "        return left[-1]\n",
         new="",
         test=CONVERGENCE,
+    ),
+    Mutant(
+        name="a guest that its owner started is started on the other host too",
+        file="adapters/libvirt/move_cold.py",
+        old="        _start_nowhere_at_boot(trip)\n        _must_be_off(trip)\n",
+        new="        _start_nowhere_at_boot(trip)\n",
+        test=COLD,
+    ),
+    Mutant(
+        name="two hosts start the same guest when they boot",
+        file="adapters/libvirt/move_settle.py",
+        old="    wanted = order.autostart and not problems\n",
+        new="    wanted = order.autostart\n",
+        test=COLD,
+    ),
+    Mutant(
+        name="a guest is started at the source though the destination may start it too",
+        file="adapters/libvirt/move_landing.py",
+        old="    if there is None or there.present:\n        return _ambiguous(\n"
+        '            f"{why}; it is off,',
+        new="    if there is not None and there.present:\n        return _ambiguous(\n"
+        '            f"{why}; it is off,',
+        test=COLD,
+    ),
+    Mutant(
+        name="a destination that fails before any start leaves the guest off",
+        file="adapters/libvirt/move_cold.py",
+        old="back(trip, told(error), asked=False)",
+        new="back(trip, told(error), asked=True)",
+        test=COLD,
+    ),
+    Mutant(
+        name="a QEMU that is only being made has the guest",
+        file="adapters/libvirt/move_places.py",
+        old="        return made or self.handed_over\n",
+        new="        return self.handed_over\n",
+        test=VERDICTS,
     ),
 )
