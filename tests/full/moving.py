@@ -7,6 +7,7 @@ Judged from outside: by the files of both hosts, QEMU's processes, and from insi
 import hashlib
 import shutil
 import subprocess
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -206,7 +207,8 @@ def begin_copy(pair: Pair, guest: Guest, order: Order) -> None:
         move_disks.make(order, source, destination)
     else:
         text = guest.definition()
-        move_disks.copy(order, text, source, destination, time.monotonic_ns() + 60 * S)
+        until_ns = time.monotonic_ns() + 60 * S
+        move_disks.copy(order, text, source, destination, until_ns, threading.Event())
 
 
 @contextmanager
