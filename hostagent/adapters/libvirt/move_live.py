@@ -28,7 +28,7 @@ from urllib.parse import urlsplit
 import libvirt
 
 from hostagent.adapters.libvirt import addresses, move_places, way
-from hostagent.adapters.libvirt.bounded import connect
+from hostagent.adapters.libvirt.bounded import connect, within
 from hostagent.adapters.libvirt.events import Events
 from hostagent.adapters.libvirt.move_places import Seen
 from hostagent.adapters.libvirt.move_watch import Hand, Pulse
@@ -50,6 +50,8 @@ GIVE_UP_NS = 35 * S
 """After an abort, or after the limit of one that can't be aborted any more (post-copy); longer than
 libvirt's own keepalive (30 s): then nobody waits any more."""
 TELL_NS = S
+OPENING_NS = 3 * S
+"""A connection to a host that has just answered."""
 _CERTIFICATES = re.compile(r"credentials|certificate|TLS", re.IGNORECASE)
 """In the words of QEMU and of its GnuTLS."""
 _LIBVIRTS_OWN = "verify peer's certificate"
@@ -180,6 +182,7 @@ class Live:
         self._wanted_off = threading.Event()
         self._aborted_ns = self._asked_off_ns = 0
         self._copy: libvirt.virDomain | None = None
+        self._last_word: libvirt.virConnect | None = None
         self._post_copy = False
         self._stages_done = 0
         self._switched_ns = 0
@@ -196,7 +199,9 @@ class Live:
         before it does anything else, that its copy is to be ended. Never waits.
 
         The handle and its connection are older than the source's, so that this request is taken
-        first when it goes on, or at worst right after the one to start the copy."""
+        first when it goes on, or at worst right after the one to start the copy. Nothing else was
+        ever asked on that connection, since libvirtd takes one more request of a client that has
+        ended (src/rpc/virnetserverclient.c), as this command will have."""
         copy = self._copy
         if copy is not None:
             threading.Thread(target=_destroy, args=(copy,), daemon=True).start()
@@ -215,6 +220,7 @@ class Live:
         self._here: Pulse[Seen] = Pulse(source, 0.2, self._seen)
         self._stats: Pulse[dict[str, Any]] = Pulse(source, 0.5, self._job_stats)
         self._lever, self._brake, self._axe = Hand(source), Hand(source), Hand(destination)
+        self._last_word = _opened(destination)
         self._call = _Call(order, flags)
         try:
             self._follow()
@@ -258,8 +264,8 @@ class Live:
     def _seen_there(self, conn: libvirt.virConnect) -> Seen:
         """Keeps a handle of the copy, for `end_late_copy`."""
         there = self._seen(conn)
-        if there.active and self._copy is None:
-            self._copy = conn.lookupByUUIDString(self._order.uuid)
+        if there.active and self._copy is None and self._last_word is not None:
+            self._copy = self._last_word.lookupByUUIDString(self._order.uuid)
         return there
 
     def _job_stats(self, conn: libvirt.virConnect) -> dict[str, Any]:
@@ -373,6 +379,13 @@ def _end(conn: libvirt.virConnect, uuid: str) -> None:
     """A last look in the same breath as the blow."""
     if move_places.seen(conn, uuid).awaits:
         conn.lookupByUUIDString(uuid).destroy()
+
+
+def _opened(uri: str) -> libvirt.virConnect | None:
+    """A connection, if it is to be had soon."""
+    with suppress(libvirt.libvirtError, TimeoutError):
+        return within(OPENING_NS, lambda: connect(uri))
+    return None
 
 
 def _destroy(copy: libvirt.virDomain) -> None:
