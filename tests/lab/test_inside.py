@@ -1,10 +1,11 @@
 """Agents and clocks broken from inside, and put back."""
 
 import time
+from collections.abc import Callable
 
 import pytest
 
-from lab import Guest, LabError
+from lab import Guest, GuestSort, GuestSpec, Lab, LabError
 from lab.host import Host
 from lab.inside import Hwclock
 from lab.processes import wait_until
@@ -38,7 +39,12 @@ def test_hwclock_is_what_the_test_wants(light_host: Host) -> None:
         set_time(guest)
     guest.restore()
     assert set_time(guest) < 1
-    other = light_host.guest("g4")
+
+
+def test_a_guest_made_without_hwclock_is_without_it_again(
+    make_light_lab: Callable[..., Lab],
+) -> None:
+    other = make_light_lab(guests=[GuestSpec(sort=GuestSort.NO_HWCLOCK)]).hosts[0].guest("g1")
     other.hwclock("works")
     set_time(other)
     other.restore()
