@@ -32,13 +32,15 @@ class Uncordoned:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WentAway:
     """A guest of this host now lives on another. `uri` is how that host is reached from here,
-    `left` are the paths here of its disks that were copied: a restore writes back onto them."""
+    `left` are the paths here of its disks that were copied: a restore writes back onto them, unless
+    they were changed after `utc`, when it had gone."""
 
     uuid: str
     name: str
     uri: str
     run: str
     left: tuple[str, ...] = ()
+    utc: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

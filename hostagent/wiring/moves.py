@@ -15,6 +15,7 @@ from hostagent.adapters.host.facts import idle_cpus
 from hostagent.adapters.journal_file import JournalFile
 from hostagent.adapters.libvirt.bounded import spread
 from hostagent.adapters.libvirt.destination import read_destination
+from hostagent.adapters.libvirt.disks import untouched
 from hostagent.adapters.libvirt.movable import read_guests
 from hostagent.adapters.libvirt.move_host import read_host
 from hostagent.core.errors import HostagentError, LibvirtUnreachableError, RefusedError
@@ -199,7 +200,9 @@ class MoveSite:
             legs=tuple(legs),
             idle_cpus=idle_cpus(),
             lost=lost,
-            own_copies=tuple(path for each in notes.away for path in each.left),
+            own_copies=tuple(
+                path for each in notes.away for path in each.left if untouched(path, each.utc)
+            ),
             cordoned=_by_its_operator(notes),
             warnings=() if notes.away else (self._nobody_away(),),
         )

@@ -212,14 +212,14 @@ def begin_copy(pair: Pair, guest: Guest, order: Order) -> None:
 
 
 @contextmanager
-def using(host: FullHost, path: Path, *, os: str = "", devices: str = "") -> Iterator[None]:
-    """A guest `stranger` is defined on that host whose disk is this file; with more in its
-    definition, if wanted."""
+def using(host: FullHost, path: Path, *, os: str = "") -> Iterator[None]:
+    """A guest `stranger` is defined on that host whose disk is this file; `os` is more of its
+    firmware."""
     text = (
         "<domain type='qemu'><name>stranger</name><memory unit='MiB'>64</memory>"
         "<os><type arch='x86_64' machine='q35'>hvm</type>"
-        f"{os}</os><devices><disk type='file'><source file='{path}'/>"
-        f"<target dev='vda' bus='virtio'/></disk>{devices}</devices></domain>"
+        f"{os}</os><features><acpi/></features><devices><disk type='file'><source file='{path}'/>"
+        f"<target dev='vda' bus='virtio'/></disk></devices></domain>"
     )
     with connection(host.uri) as conn:
         domain = conn.defineXML(text)

@@ -1,10 +1,12 @@
 """Disks that are copied from one real host to the other: what is in the way, full, or cut short."""
 
+import time
 from signal import SIGKILL
 
 import pytest
 
 from hostagent.adapters.libvirt import move_disks
+from hostagent.adapters.libvirt.disks import LATE_S
 from hostagent.adapters.libvirt.move_places import Place
 from hostagent.core.errors import RefusedError
 from tests.full.moving import (
@@ -60,6 +62,24 @@ def test_what_another_guest_uses_is_not_written_over(pair: Pair) -> None:
     assert path.read_bytes() != b"somebody's"
     assert move_disks.discard(order, Place(pair.second.uri)) == []
     assert images(pair.second) == []
+
+
+@pytest.mark.campaign
+def test_a_foreign_file_where_a_copy_was_left_at_home_is_not_written_over(pair: Pair) -> None:
+    """The operator needed the room, and the path was taken anew while the guest was away."""
+    all_moved(pair.agent.run("host", "drain", "--to", SSH, "--yes"))
+    path = pair.disk(pair.off, pair.first)
+    time.sleep(LATE_S)  # what changes earlier may be libvirt's own doing
+    path.unlink()
+    path.write_bytes(b"somebody's")
+    restored = pair.agent.run("host", "restore")
+    assert (restored.code, restored.document["result"]) == (3, "partly"), restored.stdout
+    results = {each["name"]: each["result"] for each in restored.document["guests"]}
+    assert results == {"g1": "moved", "g2": "moved", "g3": "not-moved"}, restored.stdout
+    assert str(pair.off.spec.local_disk_path) in restored.guest("g3")["reason"]
+    assert path.read_bytes() == b"somebody's"
+    path.unlink()
+    all_moved(pair.agent.run("host", "restore"))
 
 
 @pytest.mark.parametrize("again", ["recover", pytest.param("the same", marks=pytest.mark.campaign)])

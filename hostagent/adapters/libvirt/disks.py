@@ -17,6 +17,7 @@ import xml.etree.ElementTree as ET
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path, PurePosixPath
 from xml.sax.saxutils import escape
 
@@ -28,6 +29,9 @@ LOOK = "hostagent-look-"
 OLD_S = 600
 """No look takes so long. By wall clocks, which may differ between those who look: one who loses a
 pool too early to that knows it, and what it looked for is unknown."""
+
+LATE_S = 2.0
+"""libvirt gives a disk back to its owner as its guest leaves."""
 
 NETWORK_FILESYSTEMS = frozenset(
     {"nfs", "nfs4", "cifs", "smb3", "ceph", "fuse.ceph", "fuse.glusterfs", "gfs2", "ocfs2"}
@@ -56,6 +60,18 @@ def directory_of(path: str) -> str:
 def marker(path: str, uuid: str) -> str:
     """What stands beside a disk of this guest as long as it is a copy of ours that was begun."""
     return f"{path}.hostagent-copy-{uuid.replace('-', '')[:12]}"
+
+
+def untouched(path: str, utc: str) -> bool:
+    """Whether nobody has put another file at this path of this machine since then, or changed the
+    one that is there. By the time of its inode's last change, which no copy takes along."""
+    try:
+        changed_s = Path(path).stat().st_ctime
+    except FileNotFoundError:
+        return True
+    except OSError:
+        return False
+    return bool(utc) and changed_s <= datetime.fromisoformat(utc).timestamp() + LATE_S
 
 
 def on_network(path: str) -> bool:

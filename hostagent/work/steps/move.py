@@ -112,7 +112,10 @@ class Settle:
 
 def _went_away(order: Order, run: str) -> WentAway:
     left = () if order.delete_source_disks else order.left
-    return WentAway(uuid=order.uuid, name=order.name, uri=order.destination, run=run, left=left)
+    utc = datetime.now(UTC).isoformat(timespec="milliseconds")
+    return WentAway(
+        uuid=order.uuid, name=order.name, uri=order.destination, run=run, left=left, utc=utc
+    )
 
 
 class Cordon:
