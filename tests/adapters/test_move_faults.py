@@ -62,6 +62,15 @@ def test_an_abort_leaves_it_where_it_is(rig: Rig) -> None:
 
 
 @pytest.mark.campaign
+@pytest.mark.parametrize("method", [Method.LIVE, Method.COLD, Method.SHUTDOWN, Method.SAVE])
+def test_an_abort_that_overtakes_its_move_counts(rig: Rig, method: Method) -> None:
+    order = rig.order(method)
+    rig.mover.abort(order)
+    outcome = rig.move(order)
+    assert (outcome.result, outcome.reason) == ("stayed", "it was aborted")
+    assert goes_on_here(rig)
+
+
 def test_a_move_that_takes_too_long_ends_within_its_limit(rig: Rig) -> None:
     began = time.monotonic()
     outcome = rig.move(rig.order(bandwidth_mib_s=1, limit_s=4))
@@ -276,6 +285,23 @@ def test_a_guest_destroyed_in_mid_move_is_on_no_host(rig: Rig) -> None:
 
 
 @pytest.mark.campaign
+def test_a_guest_destroyed_before_it_was_sent_has_not_moved(rig: Rig) -> None:
+    """The destination's QEMU is only being made then."""
+    moving = rig.begin(rig.order(bandwidth_mib_s=SLOW))
+    rig.copy_on(rig.there)
+    rig.domain(rig.here).destroy()
+    assert moving.outcome().result == "stayed"
+    assert rig.guest.where().active == ()
+
+
+def test_one_that_arrived_and_is_off_is_said_to_be_off(rig: Rig) -> None:
+    outcome = rig.move(rig.order())
+    assert (outcome.result, outcome.figures["state"]) == ("moved", "running")
+    rig.guest.destroy()
+    outcome = rig.mover.look(rig.order())
+    assert (outcome.result, outcome.figures["state"]) == ("moved", "shut off")
+
+
 def test_a_start_that_fails_on_the_other_host_brings_a_cold_guest_back(rig: Rig) -> None:
     rig.there.kill_libvirtd()
     rig.there.start_libvirtd()

@@ -77,11 +77,12 @@ class _Pair:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Times:
-    """Until when a move that goes on is waited for, and when it is said what was last seen."""
+    """Until when a move that goes on is waited for, when it is aborted before that (None: never),
+    and when it is said what was last seen."""
 
     until_ns: int
     last_ns: int
-    aborted: bool = False
+    abort_ns: int | None = None
 
 
 class LibvirtMover:
@@ -93,6 +94,7 @@ class LibvirtMover:
         self._events: dict[str, Events] = {}
         self._lives: dict[str, Live] = {}
         self._endings: dict[str, threading.Event] = {}
+        self._unwanted: set[Order] = set()
 
     def close(self) -> None:
         """Stop listening to events. Never waits."""
@@ -104,27 +106,41 @@ class LibvirtMover:
     def move(self, order: Order, tell: Callable[[Progress], None]) -> GuestOutcome:
         """Carry one order out."""
         pair = self._pair(order)
-        if order.method is Method.LIVE:
-            return _tidied(order, pair, self._live(order, pair, tell))
-        aborted = threading.Event()
-        with self._lock:
-            self._endings[order.uuid] = aborted
+        aborted = self._begun(order)
         try:
             if order.method in (Method.SAVE, Method.SHUTDOWN):
                 return move_ending.end(order, pair.source, aborted)
-            found = move_cold.move(order, pair.source, pair.destination, aborted)
+            if order.method is Method.LIVE:
+                found = self._live(order, pair, tell, aborted)
+            else:
+                found = move_cold.move(order, pair.source, pair.destination, aborted)
         finally:
             with self._lock:
                 del self._endings[order.uuid]
         return _tidied(order, pair, found)
 
+    def _begun(self, order: Order) -> threading.Event:
+        """The wish to end this move; it may have come first."""
+        aborted = threading.Event()
+        with self._lock:
+            self._endings[order.uuid] = aborted
+            if order in self._unwanted:
+                self._unwanted.remove(order)
+                aborted.set()
+        return aborted
+
     def look(self, order: Order) -> GuestOutcome:
         """What came of an order that somebody began."""
         pair = self._pair(order)
-        until_ns = time.monotonic_ns() + order.limit_ns
+        now_ns = time.monotonic_ns()
+        until_ns = now_ns + order.limit_ns
         if order.method is Method.LIVE:
-            spent_ns = _elapsed_ns(order, pair.source)
-            times = Times(until_ns=until_ns - spent_ns, last_ns=until_ns + LAST_NS)
+            abort_ns = until_ns - _elapsed_ns(order, pair.source)
+            times = Times(
+                until_ns=max(until_ns, now_ns + CONCLUDE_NS),
+                last_ns=until_ns + LAST_NS,
+                abort_ns=abort_ns,
+            )
             return _tidied(order, pair, self._conclude(order, pair, times))
         if order.method in (Method.SAVE, Method.SHUTDOWN):
             return move_ending.look(order, pair.source, until_ns)
@@ -141,8 +157,10 @@ class LibvirtMover:
         with self._lock:
             live = self._lives.get(order.uuid)
             ending = self._endings.get(order.uuid)
-        if ending is not None:
-            ending.set()
+            if ending is not None:
+                ending.set()
+            else:
+                self._unwanted.add(order)
         if live is not None:
             live.abort()
             return
@@ -156,12 +174,20 @@ class LibvirtMover:
 
     # live
 
-    def _live(self, order: Order, pair: _Pair, tell: Callable[[Progress], None]) -> GuestOutcome:
+    def _live(
+        self,
+        order: Order,
+        pair: _Pair,
+        tell: Callable[[Progress], None],
+        aborted: threading.Event,
+    ) -> GuestOutcome:
         begun_ns = time.monotonic_ns()
         here, there = pair.look(order.uuid)
         refusal = _refusal(here, there)
         if refusal is not None or here is None:
             return refusal or _stayed("libvirt at the source does not answer")
+        if aborted.is_set():
+            return _stayed("it was aborted")
         order = replace(
             order,
             persistent=here.persistent,
@@ -174,12 +200,12 @@ class LibvirtMover:
             _start_not_at_boot(order, pair.source, here)
         except HostagentError as error:
             return _stayed(f"nothing was begun: {told(error)}")
-        live, ended = self._run(order, events, tell)
+        live, ended = self._run(order, events, tell, aborted)
         notes = list[str]()
         if NO_POST_COPY in ended.error and not ended.switched:
             notes.append("without post-copy, which QEMU can't do between these hosts")
             order = replace(order, convergence=without_post_copy(order))
-            live, ended = self._run(order, events, tell)
+            live, ended = self._run(order, events, tell, aborted)
         times = Times(
             until_ns=time.monotonic_ns() + CONCLUDE_NS, last_ns=begun_ns + order.limit_ns + LAST_NS
         )
@@ -191,11 +217,17 @@ class LibvirtMover:
         return replace(outcome, reason=reason, figures={**outcome.figures, **measured})
 
     def _run(
-        self, order: Order, events: tuple[Events, Events], tell: Callable[[Progress], None]
+        self,
+        order: Order,
+        events: tuple[Events, Events],
+        tell: Callable[[Progress], None],
+        aborted: threading.Event,
     ) -> tuple[Live, Ended]:
         live = Live(order, *events, tell)
         with self._lock:
             self._lives[order.uuid] = live
+            if aborted.is_set():
+                live.abort()
         try:
             return live, live.run()
         finally:
@@ -237,11 +269,12 @@ class LibvirtMover:
                     live.end_late_copy()
                 return _outcome(verdict, there, ended, notes)
             if verdict.act is Act.UNDER_WAY and now_ns > times.until_ns:
-                if live is not None or times.aborted or not _is_ours(here, there):
-                    return _outcome(verdict, there, ended, notes)
+                return _outcome(verdict, there, ended, notes)
+            overdue = times.abort_ns is not None and now_ns > times.abort_ns
+            if verdict.act is Act.UNDER_WAY and overdue and _is_ours(here, there):
                 notes.append(f"it did not end within {order.limit_ns / S:g} s")
                 _abort_job(order, pair.source)
-                times = replace(times, until_ns=now_ns + UNHEEDED_NS, aborted=True)
+                times = replace(times, until_ns=now_ns + UNHEEDED_NS, abort_ns=None)
             if acts >= MOST_ACTS or now_ns > times.last_ns:
                 return _outcome(verdict, there, ended, notes, settled=False)
             if verdict.act in _ACTS and held:

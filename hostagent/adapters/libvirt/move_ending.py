@@ -36,8 +36,8 @@ def end(order: Order, source: Place, aborted: threading.Event) -> GuestOutcome:
     """Shut it down or save it, as the order's method says."""
     here = looked(source, order.uuid, sends=True)
     refusal = may_end(here)
-    if refusal:
-        return GuestOutcome(result="stayed", reason=refusal)
+    if refusal or aborted.is_set():
+        return GuestOutcome(result="stayed", reason=refusal or "it was aborted")
     if order.method is Method.SAVE:
         return _save(order, source)
     asked_ns = time.monotonic_ns()
