@@ -14,8 +14,10 @@ from hostagent.core.journal import Open, State
 from hostagent.core.move import Method
 from hostagent.core.plan import Decision, Do, Done, Ending, Step, Verb, Wait
 from hostagent.rules import clock
+from hostagent.rules.clock_outcome import is_worth_a_look
 from hostagent.rules.move_orders import Operation, operation_of, order_args, parallel_of
 from hostagent.rules.move_standing import (
+    CLOCKS_AGAIN,
     Standing,
     Where,
     clock_turn,
@@ -90,6 +92,8 @@ def _steps(state: State, everybody: tuple[Standing, ...]) -> Iterator[Step]:
         yield from _attempts(everybody, parallel_of(state.plan.args))
     if not _is_at_rest(state, everybody):
         return
+    if not _is_halted(state):
+        yield from _second_looks(state, everybody)
     if drains and not _is_halted(state) and _may_leave(state):
         yield Step(key=CENSUS, verb=Verb.CENSUS)
     if operation is Operation.RESTORE or (_is_halted(state) and _set_the_cordon(state)):
@@ -181,6 +185,31 @@ def _clock_step(state: State, each: Standing) -> Step:
             "wait_ns": {uuid: wait_ns},
         },
     )
+
+
+def _second_looks(state: State, everybody: tuple[Standing, ...]) -> Iterator[Step]:
+    """A look at all clocks that were set while other guests were still moving, one step a host: a
+    busy host reads and sets them worse."""
+    arrived = [each for each in everybody if _wants_a_second_look(state, each)]
+    for uri in dict.fromkeys(each.order.destination for each in arrived):
+        there = [each.guest for each in arrived if each.order.destination == uri]
+        yield Step(
+            key=f"{CLOCKS_AGAIN}:{uri}",
+            verb=Verb.SYNC_CLOCKS,
+            guests=tuple(guest.uuid for guest in there),
+            args={
+                "uri": uri,
+                "limit_ns": CLOCK_LIMIT_NS,
+                "tasks": {guest.uuid: asdict(clock.task(guest, None)) for guest in there},
+                "wait_ns": {},
+            },
+        )
+
+
+def _wants_a_second_look(state: State, each: Standing) -> bool:
+    closed = state.done.get(clock_turn(state, each.guest.uuid))
+    tried = None if closed is None else closed.outcome.guests.get(each.guest.uuid)
+    return tried is not None and is_worth_a_look(tried)
 
 
 def _sentence(everybody: tuple[Standing, ...]) -> str:

@@ -19,6 +19,8 @@ from hostagent.rules.move_orders import moves_of
 
 MOST_FINDS = 3
 """How often each process asks where a guest is; each time waits for a move that still goes on."""
+CLOCKS_AGAIN = "clocks-again"
+"""The key of the second look at clocks begins with it; the destination's URI follows."""
 LOST = "lost"
 """The outcome of a step that a crash cut short, where it does no harm to do it again."""
 MOST_TAKEOVERS = 5
@@ -126,9 +128,10 @@ def clock_turn(state: State, uuid: str) -> str:
 
 
 def clock_tries(state: State, uuid: str) -> tuple[GuestOutcome, ...]:
-    """What came of setting this guest's clock after its move."""
-    closed = state.done.get(clock_turn(state, uuid))
-    return () if closed is None else tuple(closed.outcome.guests.values())
+    """What came of setting this guest's clock after its move, and of the second look."""
+    keys = [clock_turn(state, uuid), *(key for key in state.done if key.startswith(CLOCKS_AGAIN))]
+    tried = (state.done[key].outcome.guests.get(uuid) for key in keys if key in state.done)
+    return tuple(each for each in tried if each is not None)
 
 
 def settle_problem(state: State, uuid: str) -> str:

@@ -376,6 +376,7 @@ def test_it_travels_with_a_guest_that_moves(make_light_lab: Callable[..., Lab]) 
     domain.destroy()
     domain.undefine()
     connection.close()
+    guest.define()
 
 
 def test_somebody_who_writes_at_the_same_time_is_noticed(domain: libvirt.virDomain) -> None:

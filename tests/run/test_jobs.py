@@ -176,6 +176,7 @@ def test_a_guest_that_migrates_away(
     moved.write_text(description.replace(str(here.directory), str(there.directory)))
     moved.chmod(0o644)
     words = ["--live", "--p2p", "--persistent", "--undefinesource", "--xml", str(moved)]
+    words += ["--bandwidth", "8"]  # or it may be over before anybody sees it
     where = [f"qemu+unix:///session?socket={there.socket}", f"unix://{there.directory}/mig.sock"]
     job = Job(here, guest, "migrate", *words, guest.name, *where)
     process = run_beside(job, agent, {guest.name: seen})
