@@ -86,10 +86,12 @@ def _assert_kept(lab: Lab, memories: dict[str, Memory], *, booted: frozenset[str
         guest.wait_counting()
 
 
-def _assert_clocks_right(lab: Lab) -> None:
-    for name in (AUTOSTARTED, DISK, TRANSIENT):
-        assert _off_s(lab.guest(name)) < RIGHT_S, name
-    assert _off_s(lab.guest(NO_HWCLOCK)) < COARSE_S
+def _assert_clocks_right(lab: Lab, ended: Ended) -> None:
+    """Right, but for twice what hostagent says that it does not know: hosts are busy with moves."""
+    for name in (AUTOSTARTED, DISK, TRANSIENT, NO_HWCLOCK):
+        unsure_s = ended.guest(name)["clock"]["uncertainty_s"]
+        right_s = COARSE_S if name == NO_HWCLOCK else RIGHT_S
+        assert _off_s(lab.guest(name)) < right_s + 2 * unsure_s, name
 
 
 def _off_s(guest: Guest) -> float:
@@ -141,7 +143,7 @@ def test_a_host_is_emptied_and_filled_again(lab: Lab, agent: Agent, audit: Audit
     assert first.uuid in _notes(lab.guest(AUTOSTARTED), second)
     assert "ann" in _notes(lab.guest(COLD), second)
     assert _autostarted(lab, second) == {AUTOSTARTED, OFF}
-    _assert_clocks_right(lab)
+    _assert_clocks_right(lab, drained)
     _assert_kept(lab, memories, booted=frozenset({COLD}))
 
     away = agent.run("host", "away")
@@ -157,7 +159,7 @@ def test_a_host_is_emptied_and_filled_again(lab: Lab, agent: Agent, audit: Audit
     for guest in lab.guests:
         assert "<hostagent:home" not in _notes(guest, first), guest
     assert "ann" in _notes(lab.guest(COLD), first)
-    _assert_clocks_right(lab)
+    _assert_clocks_right(lab, back)
     _assert_kept(lab, memories, booted=frozenset({COLD}))
     assert agent.run("host", "away").document["guests"] == []
 
