@@ -157,8 +157,14 @@ def _after(state: State, each: Standing, operation: Operation) -> Iterator[Step]
             args={**args, "limit_ns": SETTLE_LIMIT_NS, "operation": str(operation)},
             safe=True,
         )
-        if each.order.runs and each.guest.channel:
+        if each.guest.channel and _runs_there(each):
             yield _clock_step(state, each)
+
+
+def _runs_there(each: Standing) -> bool:
+    """Whether it has a clock to set: one that was off, or that its owner stopped on the way, not."""
+    known = each.outcome.figures.get("state") if each.outcome is not None else None
+    return each.order.runs and known in (None, "running")
 
 
 def _abort(each: Standing) -> Step:

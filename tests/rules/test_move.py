@@ -98,6 +98,12 @@ class TestTheWayForward:
         told.begin(("live:uuid-a", "moved"))
         assert told.go() == ("settle:uuid-a:1",)
 
+    def test_one_that_its_owner_stopped_on_the_way_has_none_either(self) -> None:
+        told = cordoned("a")
+        told.go()
+        told.says("live:uuid-a", "moved", state="shut off")
+        assert told.go() == ("settle:uuid-a:1",)
+
     def test_a_restore_lifts_the_cordon_when_all_is_over(self) -> None:
         told = MoveStory(a_plan("a", operation=Operation.RESTORE))
         told.begin(("live:uuid-a", "moved"))

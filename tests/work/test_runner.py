@@ -1,6 +1,7 @@
 """The runner with real threads: what hangs is left behind, and what breaks becomes an outcome."""
 
 import queue
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -200,6 +201,41 @@ def test_what_was_held_up_by_the_disk_has_no_effect_after_the_way_back_began(dis
     disk.answers.set()
     _until(lambda: threading.active_count() < before)
     assert effects == ["resumed"]
+
+
+def test_a_signal_is_heard_whichever_thread_it_reaches(disk: Disk) -> None:
+    """The system may give it to any; Python handles it in the main one, where the run is driven."""
+    inbox: Inbox = queue.SimpleQueue()
+    waits = threading.Event()
+    until_ns = time.monotonic_ns() + round(LIMIT_S * 1e9)
+
+    def decide(state: State, now_ns: int) -> Decision:
+        if state.hears("signal") or now_ns >= until_ns:
+            return Done(result=Ending.INTERRUPTED)
+        waits.set()
+        return Wait(why="", until_ns=until_ns)
+
+    def signal_this_thread() -> None:
+        waits.wait()
+        time.sleep(0.05)  # the main thread is in its wait by then, or the test tells nothing
+        signal.pthread_kill(threading.get_ident(), signal.SIGUSR1)
+
+    driven = Runner(
+        decide=decide,
+        state=start(disk.append(Planned(plan=a_plan("a")))),
+        journal=disk,
+        steps={},
+        inbox=inbox,
+        clock=time.monotonic_ns,
+        say=lambda sentence: None,
+    )
+    before = signal.signal(signal.SIGUSR1, lambda *_: inbox.put(Heard(what="signal")))
+    try:
+        threading.Thread(target=signal_this_thread, daemon=True).start()
+        driven.drive()
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    assert time.monotonic_ns() < until_ns
 
 
 def test_rows_are_in_the_order_in_which_they_were_seen(disk: Disk) -> None:
