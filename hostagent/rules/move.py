@@ -162,7 +162,7 @@ def _after(state: State, each: Standing, operation: Operation) -> Iterator[Step]
 
 
 def _runs_there(each: Standing) -> bool:
-    """Whether it has a clock to set: one that was off, or that its owner stopped on the way, not."""
+    """Whether it has a clock to set; not one that its owner stopped on the way."""
     known = each.outcome.figures.get("state") if each.outcome is not None else None
     return each.order.runs and known in (None, "running")
 

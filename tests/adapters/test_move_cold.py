@@ -48,6 +48,7 @@ def test_whose_owner_starts_it_at_the_source_stays_there(rig: Rig, doing: str, a
     assert runs_here_alone(rig)
 
 
+@pytest.mark.campaign
 @pytest.mark.parametrize(
     ("doing", "after"),
     [
@@ -66,6 +67,7 @@ def test_one_that_is_off_and_is_started_by_its_owner_stays(
     assert runs_here_alone(rig)
 
 
+@pytest.mark.campaign
 def test_a_source_that_falls_silent_keeps_its_guest(rig: Rig) -> None:
     rig.meddle("defining it", rig.here.freeze, after=True)
     outcome = rig.move(rig.order(Method.COLD))
@@ -83,6 +85,7 @@ def boots(rig: Rig) -> None:
     rig.here.start_libvirtd()
 
 
+@pytest.mark.campaign
 def test_no_second_copy_is_started_when_the_source_boots(rig: Rig) -> None:
     rig.domain(rig.here).setAutostart(1)
     order = rig.order(Method.COLD, autostart=True)
@@ -101,6 +104,7 @@ def test_no_second_copy_is_started_when_the_source_boots(rig: Rig) -> None:
     rig.domain(rig.there).setAutostart(0)
 
 
+@pytest.mark.campaign
 def test_after_a_live_move_the_source_starts_no_second_copy_when_it_boots(rig: Rig) -> None:
     rig.domain(rig.here).setAutostart(1)
     order = rig.order(autostart=True, bandwidth_mib_s=8)
@@ -115,6 +119,7 @@ def test_after_a_live_move_the_source_starts_no_second_copy_when_it_boots(rig: R
     rig.domain(rig.there).setAutostart(0)
 
 
+@pytest.mark.campaign
 def test_a_guest_that_came_back_starts_at_boot_as_before(rig: Rig) -> None:
     rig.domain(rig.here).setAutostart(1)
     rig.meddle("starting it", rig.there.kill_libvirtd)
@@ -126,6 +131,7 @@ def test_a_guest_that_came_back_starts_at_boot_as_before(rig: Rig) -> None:
     rig.domain(rig.here).setAutostart(0)
 
 
+@pytest.mark.campaign
 @pytest.mark.parametrize("fault", ["killed", "frozen"])
 def test_a_destination_that_fails_before_any_start_costs_no_guest(rig: Rig, fault: str) -> None:
     rig.meddle("defining it", rig.there.kill_libvirtd if fault == "killed" else rig.there.freeze)
@@ -150,6 +156,7 @@ def test_an_abort_before_the_start_brings_it_back(rig: Rig) -> None:
     assert runs_here_alone(rig)
 
 
+@pytest.mark.campaign
 @pytest.mark.parametrize("method", [Method.COLD, Method.SHUTDOWN])
 def test_an_abort_while_it_shuts_down_brings_it_back(rig: Rig, method: Method) -> None:
     order = rig.order(method)
@@ -160,6 +167,7 @@ def test_an_abort_while_it_shuts_down_brings_it_back(rig: Rig, method: Method) -
     assert runs_here_alone(rig)
 
 
+@pytest.mark.campaign
 def test_a_guest_that_goes_off_right_after_its_time_moves_all_the_same(rig: Rig) -> None:
     outcome = rig.move(rig.order(Method.COLD, shutdown_ns=S // 10))
     assert outcome.result == "moved"
@@ -167,6 +175,7 @@ def test_a_guest_that_goes_off_right_after_its_time_moves_all_the_same(rig: Rig)
     rig.guest.wait_booted()
 
 
+@pytest.mark.campaign
 def test_a_start_without_an_answer_is_not_answered_by_one_at_the_source(rig: Rig) -> None:
     rig.meddle("starting it", rig.there.freeze)
     began = time.monotonic()
@@ -181,6 +190,7 @@ def test_a_start_without_an_answer_is_not_answered_by_one_at_the_source(rig: Rig
     assert rig.is_on(rig.there)
 
 
+@pytest.mark.campaign
 def test_a_qemu_that_hangs_in_its_start_has_not_arrived(rig: Rig) -> None:
     def freeze_it() -> None:
         rig.copy_on(rig.there).send(signal.SIGSTOP)
@@ -193,6 +203,7 @@ def test_a_qemu_that_hangs_in_its_start_has_not_arrived(rig: Rig) -> None:
     assert runs_here_alone(rig)
 
 
+@pytest.mark.campaign
 def test_a_guest_that_ends_as_soon_as_it_is_there_runs_where_it_was(rig: Rig) -> None:
     def kill_it() -> None:
         rig.copy_on(rig.there).send(signal.SIGKILL)

@@ -50,6 +50,7 @@ class Copying:
         assert reads_file(guest) == self.kept
 
 
+@pytest.mark.campaign
 def test_a_destination_that_dies_gives_the_guest_back(copying: Copying) -> None:
     copying.pair.second.kill_libvirtd()
     ended = copying.ended()
@@ -66,6 +67,7 @@ def test_an_interrupt_gives_the_guest_back_at_once(copying: Copying) -> None:
     assert images(copying.pair.second) == []
 
 
+@pytest.mark.campaign
 def test_an_owner_who_starts_it_meanwhile_has_the_only_copy(copying: Copying) -> None:
     copying.pair.cold.call("start", lambda domain: domain.create(), timeout_s=60)
     ended = copying.ended()

@@ -82,7 +82,8 @@ def test_a_foreign_file_where_a_copy_was_left_at_home_is_not_written_over(pair: 
     all_moved(pair.agent.run("host", "restore"))
 
 
-@pytest.mark.parametrize("again", ["recover", pytest.param("the same", marks=pytest.mark.campaign)])
+@pytest.mark.campaign
+@pytest.mark.parametrize("again", ["recover", "the same"])
 def test_hostagent_killed_in_the_midst_of_a_cold_copy(pair: Pair, again: str) -> None:
     """The guest is started again where it was, its half-written copy is taken away, and it can be
     moved. Before that the half has a marker beside it."""
