@@ -12,14 +12,15 @@ from dataclasses import asdict
 
 from hostagent.core.journal import Open, State
 from hostagent.core.move import Method
-from hostagent.core.plan import Decision, Do, Done, Ending, Step, Verb, Wait
+from hostagent.core.plan import Decision, Do, Done, Ending, Json, PlannedGuest, Step, Verb, Wait
 from hostagent.rules import clock
-from hostagent.rules.clock_outcome import is_worth_a_look
+from hostagent.rules.clock_outcome import is_worth_a_look, was_set_by_date
 from hostagent.rules.move_orders import Operation, operation_of, order_args, parallel_of
 from hostagent.rules.move_standing import (
     CLOCKS_AGAIN,
     Standing,
     Where,
+    clock_tries,
     clock_turn,
     may_go_on,
     problem,
@@ -206,10 +207,17 @@ def _second_looks(state: State, everybody: tuple[Standing, ...]) -> Iterator[Ste
             args={
                 "uri": uri,
                 "limit_ns": CLOCK_LIMIT_NS,
-                "tasks": {guest.uuid: asdict(clock.task(guest, None)) for guest in there},
+                "tasks": {guest.uuid: _second_task(state, guest) for guest in there},
                 "wait_ns": {},
             },
         )
+
+
+def _second_task(state: State, guest: PlannedGuest) -> dict[str, Json]:
+    """Nearer than at first: this clock is ours to set, and its host is not busy with moves now."""
+    coarse = was_set_by_date(clock_tries(state, guest.uuid))
+    threshold_ns = clock.COARSE_NS if coarse else 2 * clock.TARGET_NS
+    return asdict(clock.task(guest, None, threshold_ns=threshold_ns))
 
 
 def _wants_a_second_look(state: State, each: Standing) -> bool:

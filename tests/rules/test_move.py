@@ -16,7 +16,7 @@ from hostagent.rules.move import OVERDUE_NS, is_unsettled
 from hostagent.rules.move_orders import Operation
 from hostagent.rules.move_report import report
 from hostagent.rules.move_standing import MOST_FINDS, MOST_TAKEOVERS
-from tests.rules.moves import MoveStory, a_plan, outcome_of
+from tests.rules.moves import THERE, MoveStory, a_plan, outcome_of
 from tests.rules.runs import S, stamp
 
 ARRIVAL = {"settle:uuid-a:1", "clock:uuid-a:1"}
@@ -27,6 +27,11 @@ def cordoned(*names: str, **terms: Any) -> MoveStory:
     told = MoveStory(a_plan(*names, **terms))
     told.begin(("cordon:1", "cordoned"))
     return told
+
+
+def _threshold_ns(step: Step) -> int:
+    tasks: Any = step.args["tasks"]
+    return int(tasks["uuid-a"]["threshold_ns"])
 
 
 def end(told: MoveStory) -> Done:
@@ -103,6 +108,17 @@ class TestTheWayForward:
         told.go()
         told.says("live:uuid-a", "moved", state="shut off")
         assert told.go() == ("settle:uuid-a:1",)
+
+    def test_a_second_look_at_clocks_comes_when_all_have_arrived_and_is_nearer(self) -> None:
+        told = MoveStory(a_plan("a", operation=Operation.MIGRATE))
+        told.begin(("live:uuid-a", "moved"))
+        told.go()
+        told.says("settle:uuid-a:1", "settled")
+        told.says("clock:uuid-a:1", "over", sets=1)
+        first = told.state.done["clock:uuid-a:1"].step
+        assert told.go() == (f"clocks-again:{THERE}",)
+        second = told.state.open[f"clocks-again:{THERE}"].step
+        assert _threshold_ns(second) < _threshold_ns(first)
 
     def test_a_restore_lifts_the_cordon_when_all_is_over(self) -> None:
         told = MoveStory(a_plan("a", operation=Operation.RESTORE))
