@@ -25,7 +25,7 @@ COMMANDS = {
     "clock": "Show how right guests' clocks are, and set them.",
     "guest": "Show guests with what their owners allow, set it, and move one.",
     "host": "Empty this host onto others, bring its guests home, and cordon it.",
-    "recover": "Bring back what a run that died had paused.",
+    "recover": "Finish what a run that died had begun.",
 }
 
 

@@ -1,4 +1,4 @@
-"""`hostagent recover`: bring back what a run that died had paused, and nothing else.
+"""`hostagent recover`: finish what a run that died had begun, and nothing else.
 
 Layer: cli. Works while libvirtd is dead: journal and lock say all that is needed.
 """
@@ -25,7 +25,8 @@ Report = RunReport | ClockSyncReport | MoveReport
 @click.option("--dry-run", is_flag=True, help="Show what is unfinished; do nothing.")
 @click.pass_obj
 def recover(globals_: Globals, dry_run: bool) -> int:
-    """Finish runs that died: resume the guests they paused, and say how each run ended.
+    """Finish runs that died, and say how each ended: guests that they paused are resumed, and of
+    guests that were on their way to another host it is found out where they are.
 
     Every command that changes something does this first by itself.
     """

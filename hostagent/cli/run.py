@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from hostagent.cli.durations import Duration
-from hostagent.cli.exits import exit_code
+from hostagent.cli.exits import EXIT_CODES, exit_code
 from hostagent.cli.globals import Globals
 from hostagent.cli.progress import Progress
 from hostagent.cli.run_report import show_plan, show_report, show_spared
 from hostagent.core.errors import RefusedError, UsageError
+from hostagent.core.plan import Ending
 from hostagent.rules.request import Request, Terms
 
 if TYPE_CHECKING:
@@ -110,7 +111,7 @@ def run(globals_: Globals, /, **options: Any) -> int:  # noqa: ANN401 - click's 
         return _show_plan(globals_, site, request, options["spare"])
     output = sys.stderr.fileno() if globals_.as_json else None
     if options["spare"]:
-        return _run_with_spare(globals_, request, options["spare"], output, progress)
+        return _run_with_spare(globals_, site, request, options["spare"], output, progress)
     report = site.run(request, output=output, say=progress.say)
     code = exit_code(report.result, report.signal)
     try:
@@ -133,20 +134,25 @@ def _show_plan(globals_: Globals, site: "Site", request: Request, spare: str) ->
 
 
 def _run_with_spare(
-    globals_: Globals, request: Request, spare: str, output: int | None, progress: Progress
+    globals_: Globals,
+    site: "Site",
+    request: Request,
+    spare: str,
+    output: int | None,
+    progress: Progress,
 ) -> int:
-    from hostagent.wiring import Site
     from hostagent.wiring.moves import MoveSite
     from hostagent.wiring.spare import run_with_spare
 
-    site = Site(globals_.uri, globals_.state_dir)
     moves = MoveSite(globals_.uri, globals_.state_dir)
     done = run_with_spare(site, moves, request, spare, output=output, say=progress.say)
     code = exit_code(done.run.result, done.run.signal)
     if done.back is not None and code == 0:
         code = exit_code(done.back.result, done.back.signal)
+    if done.not_back:
+        code = code or EXIT_CODES[Ending.PARTLY]
     try:
-        show_spared(globals_, done.run, done.away, done.back)
+        show_spared(globals_, done)
     except OSError:
         return code or 1
     return code

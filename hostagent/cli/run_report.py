@@ -4,7 +4,7 @@ Layer: cli. JSON is hostagent.run/1; field names are those of rules/report.
 """
 
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -15,10 +15,12 @@ from hostagent.cli.tables import milliseconds, offset, plain, seconds, table
 from hostagent.core.codec import plan_to_json
 from hostagent.core.plan import Plan
 from hostagent.rules.clock_outcome import ClockReport
-from hostagent.rules.move_report import MoveReport
 from hostagent.rules.report import GuestReport, RunReport
 from hostagent.rules.request import terms_of
 from hostagent.rules.verdict import exit_words
+
+if TYPE_CHECKING:
+    from hostagent.wiring.spare import SparedRun
 
 
 def show_plan(globals_: Globals, plan: Plan, away: Plan | None = None) -> None:
@@ -56,23 +58,31 @@ def show_report(globals_: Globals, report: RunReport) -> None:
         show_warnings(report.warnings)
 
 
-def show_spared(
-    globals_: Globals, report: RunReport, away: MoveReport | None, back: MoveReport | None
-) -> None:
+def show_spared(globals_: Globals, done: "SparedRun") -> None:
     """What a run did beside which guests were moved away and back."""
+    moves = {"away": done.away, "back": done.back}
     if globals_.as_json:
-        moves = {"away": away, "back": back}
         told = {
             name: None if move is None else move_report.report_to_json(move)
             for name, move in moves.items()
         }
-        show_json({**report_to_json(report), "spare": told})
+        document = report_to_json(done.run)
+        document["warnings"] = [*document["warnings"], *_not_back(done)]
+        show_json({**document, "spare": told})
         return
-    for move in (away, back):
+    for name, move in moves.items():
         if move is not None:
-            click.echo(f"{'away' if move is away else 'back'}:")
+            click.echo(f"{name}:")
             move_report.show_report(globals_, move)
-    show_report(globals_, report)
+    show_report(globals_, done.run)
+    show_warnings(_not_back(done))
+
+
+def _not_back(done: "SparedRun") -> tuple[str, ...]:
+    if not done.not_back:
+        return ()
+    cure = "`hostagent host restore` brings home who is on the spare host"
+    return (f"guests that made way did not come back: {done.not_back}; {cure}",)
 
 
 def report_to_json(report: RunReport) -> dict[str, Any]:

@@ -87,9 +87,9 @@ def _steps(state: State, everybody: tuple[Standing, ...]) -> Iterator[Step]:
         yield Step(key=_cordon_turn(state), verb=Verb.CORDON)
     for each in everybody:
         yield from _after(state, each, operation)
-    if _is_halted(state):
+    if state.hears("signal"):  # after a crash alone, what goes on is waited for and adopted
         yield from (_abort(each) for each in everybody if each.key in state.open)
-    elif _may_leave(state):
+    elif not _is_halted(state) and _may_leave(state):
         yield from _attempts(everybody, parallel_of(state.plan.args))
     if not _is_at_rest(state, everybody):
         return
@@ -156,7 +156,6 @@ def _after(state: State, each: Standing, operation: Operation) -> Iterator[Step]
             verb=Verb.SETTLE,
             guests=uuids,
             args={**args, "limit_ns": SETTLE_LIMIT_NS, "operation": str(operation)},
-            safe=True,
         )
         if each.guest.channel and _runs_there(each):
             yield _clock_step(state, each)

@@ -9,12 +9,14 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from hostagent.adapters import run_files
 from hostagent.adapters.host.command import HostCommand
 from hostagent.adapters.host_file import HostFile
 from hostagent.adapters.journal_file import boot_id
+from hostagent.adapters.libvirt.addresses import quiet
 from hostagent.adapters.libvirt.agent import LibvirtAgent
 from hostagent.adapters.libvirt.guests import LibvirtGuests
 from hostagent.adapters.libvirt.move import LibvirtMover
@@ -152,12 +154,12 @@ def workers(
     commands = Commands(command, fence)
     guests = LibvirtGuests(plan.host.uri)
     running = RunCommand(commands, tell)
-    agent = LibvirtAgent(plan.host.uri)
+    agent_on = cache(lambda uri: LibvirtAgent(quiet(uri) if uri else plan.host.uri))
     return {
         Verb.PREPARE: running,
         Verb.AWAIT_JOBS: AwaitJobs(guests),
-        Verb.READ_CLOCKS: ReadClocks(agent),
-        Verb.SYNC_CLOCKS: SyncClocks(lambda uri: LibvirtAgent(uri) if uri else agent),
+        Verb.READ_CLOCKS: ReadClocks(agent_on("")),
+        Verb.SYNC_CLOCKS: SyncClocks(agent_on),
         Verb.LAUNCH: Launch(commands),
         Verb.ARM: Arm(pausing, plan),
         Verb.PAUSE: Pause(pausing),

@@ -27,11 +27,13 @@ from hostagent.wiring.site import Site, new_run
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SparedRun:
-    """What came of it. `away` and `back` are None where nobody had to go."""
+    """What came of it. `away` and `back` are None where nobody had to go; `not_back` is why the way
+    back could not even be begun."""
 
     run: RunReport
     away: MoveReport | None = None
     back: MoveReport | None = None
+    not_back: str = ""
 
 
 def plan_with_spare(
@@ -59,10 +61,10 @@ def run_with_spare(
     away = moves.make_way(MoveRequest(operation=Operation.SPARE), tuple(going), spare, say=say)
     arrived = [guest.uuid for guest in away.guests if guest.result == "moved"]
     if away.result != Ending.DONE:
-        back = _back(moves, arrived, say)
+        back, not_back = _back(moves, arrived, say)
         raise RefusedError(
             f"guests that can't stand a pause could not be moved to {spare}: {away.reason}",
-            hint=_where_they_are(back),
+            hint=_where_they_are(back, not_back),
             changed=away.changed,
         )
     try:
@@ -71,7 +73,8 @@ def run_with_spare(
         _back(moves, arrived, say)
         error.changed = True
         raise
-    return SparedRun(run=report, away=away, back=_back(moves, arrived, say))
+    back, not_back = _back(moves, arrived, say)
+    return SparedRun(run=report, away=away, back=back, not_back=not_back)
 
 
 def _going(request: Request, facts: Facts) -> dict[str, str]:
@@ -102,13 +105,19 @@ def _gone(facts: Facts, going: dict[str, str]) -> Facts:
     return replace(facts, guests=tuple(guest for guest in facts.guests if guest.uuid not in going))
 
 
-def _back(moves: MoveSite, uuids: list[str], say: Say) -> MoveReport | None:
+def _back(moves: MoveSite, uuids: list[str], say: Say) -> tuple[MoveReport | None, str]:
+    """The way back, or why it could not be begun: what came of the update is told all the same."""
     if not uuids:
-        return None
-    return moves.bring_back(MoveRequest(operation=Operation.RETURN), frozenset(uuids), say=say)
+        return None, ""
+    request = MoveRequest(operation=Operation.RETURN)
+    try:
+        return moves.bring_back(request, frozenset(uuids), say=say), ""
+    except HostagentError as error:
+        return None, error.message
 
 
-def _where_they_are(back: MoveReport | None) -> str:
-    if back is None or back.result == Ending.DONE:
-        return "nothing was updated, and all guests are here; see why with `host drain --dry-run`"
-    return f"nothing was updated; not all came back: {back.reason}; `hostagent host restore`"
+def _where_they_are(back: MoveReport | None, not_back: str) -> str:
+    problem = not_back or (back.reason if back is not None and back.result != Ending.DONE else "")
+    if problem:
+        return f"nothing was updated; not all came back: {problem}; `hostagent host restore`"
+    return "nothing was updated, and all guests are here; see why with `host drain --dry-run`"

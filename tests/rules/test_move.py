@@ -282,6 +282,17 @@ class TestStopped:
         told.hear("crashed")
         assert set(told.go()) == ARRIVAL
 
+    def test_after_a_crash_a_move_that_goes_on_is_waited_for(self) -> None:
+        """libvirt carries it out by itself: it is looked for and adopted, and not aborted."""
+        told = MoveStory(a_plan("a", operation=Operation.MIGRATE))
+        told.go()
+        told.says("live:uuid-a", "lost")
+        told.hear("crashed")
+        assert told.go() == ("find-1:uuid-a:live",)
+        assert told.go() == ()
+        told.hear("signal", "SIGINT")
+        assert told.go() == ("abort:find-1:uuid-a:live",)
+
     def test_what_a_crash_cut_short_is_done_again(self) -> None:
         told = cordoned("a")
         told.begin(("live:uuid-a", "moved"))

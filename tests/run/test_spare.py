@@ -51,6 +51,21 @@ def test_without_a_spare_host_that_answers_nothing_is_done(
     assert two_light_hosts.guest("g1").where().running == ("h1",)
 
 
+def test_what_came_of_the_update_is_told_though_the_way_back_is_closed(
+    mover: Agent, hosts: tuple[Host, Host], two_light_hosts: Lab
+) -> None:
+    spared = two_light_hosts.guest("g1")
+    mover.run("guest", "set", "g1", "on-pause=migrate")
+    kill = ["sh", "-c", f"kill -KILL {hosts[1].libvirtd_pid()}"]
+    ended = mover.run("run", "--spare", hosts[1].uri, "--", *kill)
+    assert (ended.code, ended.document["result"]) == (3, "done"), ended
+    assert any("host restore" in warning for warning in ended.document["warnings"])
+    assert [each["name"] for each in mover.run("host", "away").document["guests"]] == ["g1"]
+    hosts[1].start_libvirtd()
+    assert mover.run("host", "restore").code == 0
+    assert spared.where().running == ("h1",)
+
+
 def test_an_owner_can_be_overruled(mover: Agent) -> None:
     mover.run("guest", "set", "g1", "on-pause=ask", "max-pause=1s")
     assert mover.run("run", "--", "true").code == 4
