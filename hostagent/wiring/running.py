@@ -4,7 +4,6 @@ A `Kind` is what differs: the decision, and when a run still has guests to bring
 waits for a disk without limit.
 """
 
-import queue
 import threading
 import time
 from collections.abc import Callable
@@ -34,7 +33,8 @@ from hostagent.rules.progress import Progress
 from hostagent.rules.report import RunReport
 from hostagent.work import recovery
 from hostagent.work.fence import Fence
-from hostagent.work.runner import Decide, Inbox, Runner, Steps
+from hostagent.work.inbox import Inbox
+from hostagent.work.runner import Decide, Runner, Steps
 from hostagent.work.steps.clock import ReadClocks, SyncClocks
 from hostagent.work.steps.command import Apply, Cancel, Commands, Launch, RunCommand, Signal
 from hostagent.work.steps.guests import AwaitJobs, Census
@@ -131,7 +131,7 @@ def finish(
         state=state,
         journal=journal,
         steps=steps,
-        inbox=inbox or queue.SimpleQueue(),
+        inbox=inbox or Inbox(),
         clock=time.monotonic_ns,
         say=say,
     )

@@ -5,7 +5,6 @@ run. Reading commands (status, --dry-run) take no lock and change nothing.
 
 import contextlib
 import os
-import queue
 import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -36,7 +35,7 @@ from hostagent.rules.report import RunReport, report
 from hostagent.rules.request import Request
 from hostagent.wiring.running import KINDS, OpenJournal, Report, Say, begin, finish, workers
 from hostagent.work import recovery
-from hostagent.work.runner import Inbox
+from hostagent.work.inbox import Inbox
 
 GUARDIAN_WAIT_S = 5.0
 """How long a command waits for a guardian that is just bringing an earlier run's guests back."""
@@ -135,7 +134,7 @@ class Site:
             plan = plan_for(self.facts())
             run_files.tidy(self.state_dir)
             files = RunFiles(state_dir=self.state_dir, run=plan.run)
-            inbox: Inbox = queue.SimpleQueue()
+            inbox = Inbox()
             with told_to(inbox.put):  # from the first row on, so that a stopped run has its end
                 journal, state = begin(files, plan, self._open_journal)
                 lock.name(ourselves(plan.run, self.state_dir))
@@ -228,7 +227,7 @@ class Site:
         state = recovery.take_over(state, journal, steps, rows)
         if not KINDS[state.plan.kind].recovers_slowly:
             return finish(files, journal, state, steps, say)
-        inbox: Inbox = queue.SimpleQueue()
+        inbox = Inbox()
         known = len(state.heard)
         with told_to(inbox.put):
             state = finish(files, journal, state, steps, say, inbox)

@@ -13,18 +13,15 @@ import logging
 import queue
 import threading
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import suppress
 from typing import Protocol
 
 from hostagent.core.errors import HostagentError, RefusedError
 from hostagent.core.journal import Ended, Heard, Intent, Outcome, Row, State, apply
 from hostagent.core.plan import Decision, Do, Done, Step, Verb, Wait
 from hostagent.core.ports import Clock, Journal
+from hostagent.work.inbox import Inbox
 
 log = logging.getLogger(__name__)
-
-Inbox = queue.SimpleQueue[Outcome | Heard]
-"""What the loop is told: outcomes of its steps, signals, events. Fit for signal handlers."""
 
 Decide = Callable[[State, int], Decision]
 
@@ -34,10 +31,6 @@ and as much as a step may exceed its own limit (rules/halt)."""
 SILENT_SYNC_LIMIT_S = 0.1
 """The same once the disk was silent for that long: it holds up the end of a run once, not at each
 step."""
-
-SLICE_S = 0.1
-"""The longest wait in one piece. A signal may reach any thread of the process (signal(7)); Python
-handles it in the main one, which a wait keeps from noticing."""
 
 
 class StepWork(Protocol):
@@ -143,16 +136,16 @@ class Runner:
 
     def _listen(self, until_ns: int | None) -> None:
         """Take what comes in, or come back at `until_ns`."""
-        while self._inbox.empty():
-            left_s = SLICE_S if until_ns is None else (until_ns - self._clock()) / 1e9
-            if left_s <= 0:
-                return
-            with suppress(queue.Empty):
-                self._take(self._inbox.get(timeout=min(left_s, SLICE_S)))
-                break
-        with suppress(queue.Empty):
+        try:
+            if until_ns is None:
+                self._take(self._inbox.get())
+            else:
+                seconds = max(until_ns - self._clock(), 0) / 1e9
+                self._take(self._inbox.get(timeout=seconds))
             while True:
                 self._take(self._inbox.get_nowait())
+        except queue.Empty:
+            return
 
     def _take(self, row: Row) -> None:
         self.state = apply(self.state, self._journal.append(row))

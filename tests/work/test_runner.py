@@ -14,7 +14,8 @@ from hostagent.core.plan import Decision, Do, Done, Ending, Step, Verb, Wait
 from hostagent.rules import inplace
 from hostagent.work import runner as runner_module
 from hostagent.work.fence import Fence
-from hostagent.work.runner import Inbox, Runner
+from hostagent.work.inbox import Inbox
+from hostagent.work.runner import Runner
 from tests.rules.runs import a_plan, stamp
 
 LIMIT_S = 5.0
@@ -205,7 +206,7 @@ def test_what_was_held_up_by_the_disk_has_no_effect_after_the_way_back_began(dis
 
 def test_a_signal_is_heard_whichever_thread_it_reaches(disk: Disk) -> None:
     """The system may give it to any; Python handles it in the main one, where the run is driven."""
-    inbox: Inbox = queue.SimpleQueue()
+    inbox = Inbox()
     waits = threading.Event()
     until_ns = time.monotonic_ns() + round(LIMIT_S * 1e9)
 
